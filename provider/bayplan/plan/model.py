@@ -1,0 +1,297 @@
+"""What goes into a plan and what comes out: plain frozen data, no behaviour beyond reading itself.
+
+Three views of a resource meet in the planner:
+
+* :class:`Desired`: what the files say, variables and loops resolved, references to other resources still expressions;
+* :class:`Recorded`: what the last apply wrote down: one keyed digest per declared field, and outputs;
+* :class:`Observed`: what is really there, field values normalised by the same rules as the desired ones.
+
+The result is a :class:`Plan`: a DAG of :class:`Operation`, each one effect in the world with its cause, its changes and
+a precondition (the hash of the object it was planned against). Everything here can be written as JSON and read back
+without loss (``plan/codec.py``), so that a saved plan is applied exactly as it was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bayplan.errors import Where
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A reference to an output of another resource: ``${Image.shop.ref}`` is ``Ref("Image.shop", "ref")``."""
+
+    address: str
+    attribute: str
+
+    def __str__(self) -> str:
+        return f"${{{self.address}.{self.attribute}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """A secret's name: ``${secret.token}``. The value is fetched when it is used and never stored in a plan."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"${{secret.{self.name}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A string with references in it, in order: ``"${Repository.shop.uri}:1"`` is ``(Ref(...), ":1")``."""
+
+    parts: tuple[str | Ref | SecretRef, ...]
+
+    def __str__(self) -> str:
+        return "".join(str(part) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A value that only the apply will know, and who makes it. ``hint`` is what can be said already."""
+
+    address: str
+    attribute: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"(known after {self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """A secret value as plans may show it: a digest under the place's key. Equal secrets have equal digests."""
+
+    digest: str
+
+    def __str__(self) -> str:
+        return f"(secret {self.digest[:8]})"
+
+
+#: JSON values, with Ref, SecretRef or Template at any leaf (desired), Unknown or Redacted (observed and shown).
+Value = Any
+
+#: Turns a normalised value into its keyed digest; the key belongs to the place (DESIGN 5, label ``fields``).
+Digester = Callable[[Value], str]
+
+
+class Condition(StrEnum):
+    """What ``depends_on`` waits for."""
+
+    STARTED = "started"
+    HEALTHY = "healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """``lifecycle:`` of a resource."""
+
+    prevent_destroy: bool = False
+    ignore_changes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One resource as the files want it.
+
+    ``properties`` holds only declared properties, each normalised by its kind (sizes in bytes, durations in seconds,
+    lists where the schema says list). ``place`` is the identity of the host or registry (``embedded:/var/lib/bayplan``).
+    ``positions`` gives the place of each declared property by name; ``""`` is the resource's own key.
+    """
+
+    address: str
+    kind: str
+    name: str
+    place: str
+    properties: Mapping[str, Value]
+    depends_on: Mapping[str, Condition] = field(default_factory=dict)
+    lifecycle: Lifecycle = Lifecycle()
+    where: Where | None = None
+    positions: Mapping[str, Where] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the last apply wrote: in the object's labels where it has labels, in the state besides.
+
+    ``fields`` maps each property declared at that time to its keyed digest. ``values`` are the same properties in clear
+    where they are not secret, so that a plan can say *before -> after*; it may be missing (state rebuilt from labels).
+    """
+
+    address: str
+    kind: str
+    place: str
+    uid: str
+    id: str
+    fields: Mapping[str, str]
+    values: Mapping[str, Value] = field(default_factory=dict)
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    depends_on: tuple[str, ...] = ()
+    imported: bool = False
+
+
+class Role(StrEnum):
+    """What an object is for its address while a replacement is under way or was interrupted."""
+
+    CURRENT = "current"  # bears the declared name
+    NEXT = "next"  # made to take over, not there yet
+    ASIDE = "aside"  # handed over, or kept to come back
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One object found in the world that carries our identity (or that the state knows as imported).
+
+    ``fields`` are normalised values of the properties that can be read back; secret ones as :class:`Redacted`.
+    ``defaults`` are the values each property takes when nobody declares it (image configuration, engine defaults): a
+    property that equals its default is never drift. ``recorded`` are the digests of the label ``fields``.
+    ``hash`` covers identity and fields; it is the precondition of whatever is planned against this object.
+    ``healthy`` is None where no health is declared or nobody watches it.
+    """
+
+    address: str
+    kind: str
+    place: str
+    uid: str
+    id: str
+    fields: Mapping[str, Value]
+    hash: str
+    role: Role = Role.CURRENT
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    name: str = ""
+    healthy: bool | None = None
+    op: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What was read, without effect, about a resource whose content is computed: an Image's build.
+
+    ``key`` is the digest of everything that determines the content (definition, context, base). ``outputs`` are given
+    where the content is already known (cached), so that dependants can be planned exactly. ``cause`` says in words what
+    makes it change (``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run again``).
+    ``problem`` names what will make the operation fail, where that can be known now (base image absent).
+    """
+
+    key: str
+    outputs: Mapping[str, Value] | None = None
+    cause: str = ""
+    where: Where | None = None
+    note: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One consistent look at the world for a plan.
+
+    ``objects`` holds everything found under this stack's identity, by address (more than one object where a replacement
+    was interrupted); ``forecasts`` by address; ``resolved`` maps an image name as written (place and name) to the digest
+    that section 8 of DESIGN gives it; ``problems`` by address are troubles that can be known before the apply (a taken
+    port); ``calls`` counts the list and read calls the look took, ``looked_at`` the objects.
+    """
+
+    objects: Mapping[str, tuple[Observed, ...]] = field(default_factory=dict)
+    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
+    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    looked_at: int = 0
+    calls: int = 0
+
+
+class Action(StrEnum):
+    """The one effect of an operation."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    DELETE = "delete"
+    BUILD = "build"
+    LOAD = "load"  # a root file system becomes an image
+    COPY = "copy"  # an image is copied from another registry
+    TAG = "tag"
+    PUSH = "push"
+    START = "start"
+    STOP = "stop"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
+
+
+class Reason(StrEnum):
+    """Why a field changes."""
+
+    DECLARED = "declared"  # the files changed
+    DRIFT = "drift"  # the world changed outside
+    REMOVED = "removed"  # no longer declared: goes back to its default
+    UPSTREAM = "upstream"  # depends on a value that this plan changes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field that differs. Secret values are :class:`Redacted`; a value not known yet is :class:`Unknown`."""
+
+    field: str
+    before: Value
+    after: Value
+    reason: Reason
+    replaces: bool = False
+    where: Where | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One effect that an outside observer could see.
+
+    ``number`` counts from 1 in the order of the plan; ``after`` are the numbers that must have ended well before.
+    ``precondition`` is the hash of the observed object (``""``: it must not exist); an operation whose object differs
+    now fails alone, with its dependants. ``inputs`` are all declared properties (expressions still in place: values of
+    other operations and secrets are filled in at the last moment). ``cause`` is one line for people; ``note`` what it
+    costs the service. ``recovers`` marks an operation that finishes what an interrupted run left.
+    """
+
+    number: int
+    address: str
+    kind: str
+    place: str
+    action: Action
+    cause: str
+    inputs: Mapping[str, Value] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    after: tuple[int, ...] = ()
+    precondition: str = ""
+    uid: str = ""
+    id: str = ""
+    where: Where | None = None
+    note: str = ""
+    warning: str = ""
+    recovers: bool = False
+    waits_for: Mapping[str, Condition] = field(default_factory=dict)
+    #: What the action needs besides the inputs: a push's target, the objects a delete removes (JSON values).
+    detail: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole plan of one stack. ``outputs`` are the stack's outputs as expressions."""
+
+    stack: str
+    operations: tuple[Operation, ...]
+    #: Addresses that stay as they are, with what they output now (references to them resolve without an operation).
+    known: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    looked_at: int = 0
+    calls: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.operations
