@@ -19,37 +19,30 @@ from enum import StrEnum
 from typing import Any
 
 from bayplan.errors import Where
+from bayplan.kinds.expressions import Ref, SecretRef, Template
 
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A reference to an output of another resource: ``${Image.shop.ref}`` is ``Ref("Image.shop", "ref")``."""
-
-    address: str
-    attribute: str
-
-    def __str__(self) -> str:
-        return f"${{{self.address}.{self.attribute}}}"
-
-
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """A secret's name: ``${secret.token}``. The value is fetched when it is used and never stored in a plan."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"${{secret.{self.name}}}"
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A string with references in it, in order: ``"${Repository.shop.uri}:1"`` is ``(Ref(...), ":1")``."""
-
-    parts: tuple[str | Ref | SecretRef, ...]
-
-    def __str__(self) -> str:
-        return "".join(str(part) for part in self.parts)
+__all__ = [
+    "Action",
+    "Change",
+    "Condition",
+    "Desired",
+    "Digester",
+    "Forecast",
+    "Lifecycle",
+    "Observed",
+    "Operation",
+    "Plan",
+    "Reason",
+    "Recorded",
+    "Redacted",
+    "Ref",
+    "Role",
+    "SecretRef",
+    "Template",
+    "Unknown",
+    "Value",
+    "World",
+]
 
 
 @dataclass(frozen=True, slots=True)
