@@ -1,0 +1,78 @@
+"""The port through which the executor meets a place; adapters in ``targets`` fulfil it.
+
+An adapter makes one effect when it is told and says honestly how it went: an :class:`Outcome` when the declared state
+holds, BayplanError when it certainly does not, :class:`OutcomeUnknown` when nobody can say (a connection that broke after
+the request went out). It never decides what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bayplan.errors import BayplanError
+from bayplan.plan.model import Operation, Value
+
+
+class OutcomeUnknown(BayplanError):
+    """The effect may or may not have happened. It is observed by the next run and never blindly retried."""
+
+
+class Stale(BayplanError):
+    """The object is not any more what the operation was planned against; nothing was done."""
+
+    def __init__(self, address: str, detail: str) -> None:
+        super().__init__(
+            "stale",
+            f"{address} changed after the plan was made: {detail}",
+            hint="plan again; only this operation and what depends on it were left out",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What stands in the world after an operation.
+
+    ``fields`` are the keyed digests of the declared properties as they were applied, ``values`` the same in clear where
+    they are not secret; ``outputs`` what others may refer to. ``gone`` is True when the resource exists no more. An
+    operation that is one of several of its resource (a push after a build) may leave ``uid`` empty: the recorded row then
+    keeps what it had, with ``outputs`` merged in.
+    """
+
+    uid: str = ""
+    id: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    gone: bool = False
+    detail: str = ""
+
+
+class Feedback(Protocol):
+    """What an adapter may tell while it works, and whether it should stop."""
+
+    def progress(self, text: str) -> None:
+        """One short line on how far it is."""
+        ...
+
+    def output(self, data: bytes) -> None:
+        """Raw output of a build step or the like."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the user asked to stop: end soon, undo what is half done, raise BayplanError ``cancelled``."""
+        ...
+
+
+class Target(Protocol):
+    """One place."""
+
+    def perform(self, operation: Operation, inputs: Mapping[str, Value], feedback: Feedback) -> Outcome:
+        """Make the one effect of ``operation``; ``inputs`` are its properties with every expression filled in.
+
+        Checks ``operation.precondition`` against the object itself, as close to the effect as the place allows, and
+        raises :class:`Stale`. Raises OutcomeUnknown or BayplanError otherwise.
+        """
+        ...
