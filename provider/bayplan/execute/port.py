@@ -31,19 +31,32 @@ class Stale(BayplanError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What stands in the world after an operation.
+class Order:
+    """One operation, ready to be carried out.
 
-    ``fields`` are the keyed digests of the declared properties as they were applied, ``values`` the same in clear where
-    they are not secret; ``outputs`` what others may refer to. ``gone`` is True when the resource exists no more. An
-    operation that is one of several of its resource (a push after a build) may leave ``uid`` empty: the recorded row then
-    keeps what it had, with ``outputs`` merged in.
+    ``inputs`` are the declared properties with every expression filled in and normalised; ``fields`` their keyed digests,
+    to be written in the object's labels in the call that makes it; ``secrets`` names the properties (and, for maps, the
+    entries: ``env.TOKEN``) whose values must never reach a disk in clear. ``uid`` is the identity that a new object takes.
+    """
+
+    operation: Operation
+    stack: str
+    uid: str
+    inputs: Mapping[str, Value]
+    fields: Mapping[str, str]
+    secrets: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What stands in the world after an operation: its identity and what others may refer to.
+
+    ``gone`` is True when the resource exists no more. An operation that is one of several of its resource (a push after a
+    build) may leave ``uid`` empty: the recorded row keeps what it had, with ``outputs`` merged in.
     """
 
     uid: str = ""
     id: str = ""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, Value] = field(default_factory=dict)
     outputs: Mapping[str, Value] = field(default_factory=dict)
     gone: bool = False
     detail: str = ""
@@ -69,10 +82,14 @@ class Feedback(Protocol):
 class Target(Protocol):
     """One place."""
 
-    def perform(self, operation: Operation, inputs: Mapping[str, Value], feedback: Feedback) -> Outcome:
-        """Make the one effect of ``operation``; ``inputs`` are its properties with every expression filled in.
+    def perform(self, order: Order, feedback: Feedback) -> Outcome:
+        """Make the one effect of ``order.operation``.
 
         Checks ``operation.precondition`` against the object itself, as close to the effect as the place allows, and
         raises :class:`Stale`. Raises OutcomeUnknown or BayplanError otherwise.
         """
+        ...
+
+    def digest(self, kind: str, field: str, value: Value) -> str:
+        """The digest of one normalised property under this place's key (DESIGN 5, label ``fields``)."""
         ...

@@ -267,6 +267,8 @@ class Operation:
     warning: str = ""
     recovers: bool = False
     waits_for: Mapping[str, Condition] = field(default_factory=dict)
+    #: Addresses that the resource depends on, to be recorded with it: its deletion waits for theirs.
+    depends_on: tuple[str, ...] = ()
     #: What the action needs besides the inputs: a push's target, the objects a delete removes (JSON values).
     detail: Mapping[str, Value] = field(default_factory=dict)
 

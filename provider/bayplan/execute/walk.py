@@ -1,0 +1,292 @@
+"""Walks a plan: starts what is ready, journals, and lets everything that does not depend on a failure go on.
+
+The walker decides nothing. One thread owns the schedule and the journal; workers only make effects. Each turn of the loop
+takes all completions that have arrived, writes their ends and the begins of what starts next in one transaction, and hands
+the new operations out: an effect never starts before its begin is durable, a dependant never before the ends of what it
+waits for, and the cost is one fsync a turn however wide the plan is.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from bayplan.errors import BayplanError
+from bayplan.execute.events import Event, Finished, Output, Progress, Report, Result, Sink, Started
+from bayplan.execute.port import Order, Outcome, OutcomeUnknown, Stale, Target
+from bayplan.execute.values import Redactor, SecretSource, holds_secret, resolve, without_secrets
+from bayplan.plan.model import Operation, Plan, Recorded, Value
+from bayplan.state.store import Ended, Phase, State
+
+#: Puts the declared properties of a kind in their canonical form (``kinds.normalise``).
+Normaliser = Callable[[str, Mapping[str, Value]], Mapping[str, Value]]
+
+_PHASES = {Result.OK: Phase.OK, Result.UNKNOWN: Phase.UNKNOWN, Result.CANCELLED: Phase.CANCELLED}
+
+
+class Cancel:
+    """The user's wish to stop, shared by everything that works for one command."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep up to ``seconds``; True as soon as the wish is there."""
+        return self._event.wait(seconds)
+
+
+@dataclass(slots=True)
+class _Done:
+    operation: Operation
+    step: int
+    finished: Finished
+    recorded: Recorded | None = None
+    forget: tuple[str, str] | None = None
+    outputs: Mapping[str, Value] | None = None
+
+
+@dataclass(slots=True)
+class Walk:
+    """One execution of one plan. ``recorded`` is the state as the plan saw it (by place and address)."""
+
+    plan: Plan
+    run: int
+    state: State
+    targets: Mapping[str, Target]
+    secrets: SecretSource
+    normalise: Normaliser
+    sink: Sink
+    recorded: Mapping[tuple[str, str], Recorded] = field(default_factory=dict)
+    parallelism: int = 8
+    cancel: Cancel = field(default_factory=Cancel)
+    redactor: Redactor = field(default_factory=Redactor)
+    outputs: dict[str, Mapping[str, Value]] = field(default_factory=dict)
+    _rows: dict[tuple[str, str], Recorded] = field(default_factory=dict)
+
+    def go(self) -> Report:
+        """Carry the plan out; returns when nothing runs any more, also after a cancellation."""
+        operations = {operation.number: operation for operation in self.plan.operations}
+        self.outputs = {address: dict(values) for address, values in self.plan.known.items()}
+        self._rows = dict(self.recorded)
+        waiting = {number: len(operation.after) for number, operation in operations.items()}
+        dependants: dict[int, list[int]] = {}
+        for number, operation in operations.items():
+            for earlier in operation.after:
+                dependants.setdefault(earlier, []).append(number)
+        ready = [number for number, count in waiting.items() if not count]
+        ready.reverse()  # taken from the end, lowest number first
+        finished: dict[int, Finished] = {}
+        done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
+        running = 0
+        secrets = self.redactor.watch(self.secrets)
+        self.sink = _serial(self.sink)
+
+        def work(operation: Operation, step: int) -> None:
+            done.put(self._perform(operation, step, secrets))
+
+        with ThreadPoolExecutor(self.parallelism, thread_name_prefix="bayplan-op") as pool:
+            arrived: list[_Done] = []
+            while True:
+                ended: list[Ended] = []
+                for item in arrived:
+                    number = item.operation.number
+                    running -= 1
+                    finished[number] = item.finished
+                    result = item.finished.result
+                    error = item.finished.error
+                    ended.append(
+                        Ended(
+                            item.step,
+                            _PHASES.get(result, Phase.FAILED),
+                            item.recorded,
+                            item.forget,
+                            error.message if error else "",
+                        )
+                    )
+                    if item.recorded is not None:
+                        self._rows[item.recorded.place, item.recorded.address] = item.recorded
+                    if item.forget is not None:
+                        self._rows.pop(item.forget, None)
+                    if item.outputs is not None:
+                        self.outputs[item.operation.address] = item.outputs
+                    if result is Result.OK:
+                        for later in dependants.get(number, ()):
+                            waiting[later] -= 1
+                            if not waiting[later] and later not in finished:
+                                ready.append(later)
+                    else:
+                        self._skip(number, operations, dependants, finished)
+                begun: list[Operation] = []
+                if self.cancel.is_set:
+                    ready.clear()
+                while ready and running + len(begun) < self.parallelism:
+                    begun.append(operations[ready.pop()])
+                steps = self.state.turn(self.run, ended, begun)
+                for item in arrived:
+                    self.sink(item.finished)
+                for operation, step in zip(begun, steps, strict=True):
+                    self.sink(Started(operation))
+                    running += 1
+                    pool.submit(work, operation, step)
+                if not running:
+                    break
+                arrived = [_next(done)]
+                while not done.empty():
+                    arrived.append(done.get())
+        for number, operation in operations.items():
+            if number not in finished:
+                finished[number] = Finished(operation, Result.CANCELLED, 0.0, "not started")
+        return Report(tuple(finished[number] for number in sorted(finished)), cancelled=self.cancel.is_set)
+
+    def _skip(
+        self,
+        number: int,
+        operations: Mapping[int, Operation],
+        dependants: Mapping[int, list[int]],
+        finished: dict[int, Finished],
+    ) -> None:
+        """Everything that waits for ``number``, directly or not, is left out."""
+        stack = [(number, later) for later in dependants.get(number, ())]
+        while stack:
+            cause, later = stack.pop()
+            if later in finished:
+                continue
+            operation = operations[later]
+            finished[later] = Finished(operation, Result.SKIPPED, 0.0, f"[{cause}] did not end well")
+            self.sink(finished[later])
+            stack.extend((later, more) for more in dependants.get(later, ()))
+
+    def _perform(self, operation: Operation, step: int, secrets: SecretSource) -> _Done:
+        """One effect, in a worker. Never raises: an error of ours is as much a result as one of the world."""
+        began = time.monotonic()
+
+        def finish(result: Result, detail: str = "", error: BayplanError | None = None) -> _Done:
+            return _Done(operation, step, Finished(operation, result, time.monotonic() - began, detail, error))
+
+        try:
+            order = self._order(operation, secrets)
+            outcome = self.targets[operation.place].perform(order, _Feedback(self, operation))
+        except Stale as error:
+            return finish(Result.STALE, error=error)
+        except OutcomeUnknown as error:
+            return finish(Result.UNKNOWN, error=self._clean(error))
+        except BayplanError as error:
+            result = Result.CANCELLED if error.code == "cancelled" else Result.FAILED
+            return finish(result, error=self._clean(error))
+        except Exception as error:  # noqa: BLE001  (a bug in an adapter: the effect's outcome is not known)
+            told = OutcomeUnknown(
+                "internal",
+                self.redactor.clean(f"{operation.address}: {type(error).__name__}: {error}"),
+                hint="this is a bug in bayplan; run the command again to see what really stands, and report it",
+            )
+            told.__cause__ = error
+            return finish(Result.UNKNOWN, error=told)
+        done = finish(Result.OK, self.redactor.clean(outcome.detail))
+        key = (operation.place, operation.address)
+        if outcome.gone:
+            done.forget = key
+        else:
+            done.recorded = self._record(order, outcome)
+            done.outputs = done.recorded.outputs
+        return done
+
+    def _order(self, operation: Operation, secrets: SecretSource) -> Order:
+        resolved = {name: resolve(value, self.outputs, secrets) for name, value in operation.inputs.items()}
+        inputs = self.normalise(operation.kind, resolved)
+        target = self.targets[operation.place]
+        hidden: set[str] = set()
+        for name, value in operation.inputs.items():
+            if isinstance(value, Mapping):
+                hidden.update(f"{name}.{key}" for key, item in value.items() if holds_secret(item))
+            elif holds_secret(value):
+                hidden.add(name)
+        return Order(
+            operation=operation,
+            stack=self.plan.stack,
+            uid=uuid.uuid4().hex[:16],
+            inputs=inputs,
+            fields={name: target.digest(operation.kind, name, value) for name, value in inputs.items()},
+            secrets=frozenset(hidden),
+        )
+
+    def _record(self, order: Order, outcome: Outcome) -> Recorded:
+        """The row that the outcome makes: a new one, or the old one with what this operation added."""
+        operation = order.operation
+        before = self._rows.get((operation.place, operation.address))
+        if not outcome.uid and before is not None:
+            return replace(before, outputs={**before.outputs, **outcome.outputs})
+        return Recorded(
+            address=operation.address,
+            kind=operation.kind,
+            place=operation.place,
+            uid=outcome.uid or operation.uid or order.uid,
+            id=outcome.id or operation.id,
+            fields=order.fields,
+            values={
+                name: without_secrets(operation.inputs.get(name), value)
+                for name, value in order.inputs.items()
+                if name not in order.secrets
+            },
+            outputs=outcome.outputs,
+            depends_on=operation.depends_on,
+            imported=False,
+        )
+
+    def _clean(self, error: BayplanError) -> BayplanError:
+        error.message = self.redactor.clean(error.message)
+        error.hint = self.redactor.clean(error.hint)
+        error.args = (error.message,)
+        return error
+
+
+class _Feedback:
+    """What a worker's adapter talks to."""
+
+    def __init__(self, walk: Walk, operation: Operation) -> None:
+        self._walk = walk
+        self._operation = operation
+
+    def progress(self, text: str) -> None:
+        self._send(Progress(self._operation, self._walk.redactor.clean(text)))
+
+    def output(self, data: bytes) -> None:
+        self._send(Output(self._operation, self._walk.redactor.clean_bytes(data)))
+
+    @property
+    def cancelled(self) -> bool:
+        return self._walk.cancel.is_set
+
+    def _send(self, event: Event) -> None:
+        self._walk.sink(event)
+
+
+def _serial(sink: Sink) -> Sink:
+    """``sink`` behind a lock: workers and the walker speak at once, a face hears one at a time."""
+    lock = threading.Lock()
+
+    def send(event: Event) -> None:
+        with lock:
+            sink(event)
+
+    return send
+
+
+def _next(done: queue.SimpleQueue[_Done]) -> _Done:
+    """The next completion. Waits in slices, so that a signal handler of the main thread gets its turn."""
+    while True:
+        try:
+            return done.get(timeout=0.5)
+        except queue.Empty:
+            continue
