@@ -34,7 +34,9 @@ def resolve(value: Value, outputs: Mapping[str, Mapping[str, Value]], secrets: S
     if isinstance(value, SecretRef):
         return secrets(value.name)
     if isinstance(value, Template):
-        return "".join(part if isinstance(part, str) else _text(resolve(part, outputs, secrets)) for part in value.parts)
+        return "".join(
+            part if isinstance(part, str) else _text(resolve(part, outputs, secrets)) for part in value.parts
+        )
     if isinstance(value, Mapping):
         return {key: resolve(item, outputs, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -55,7 +55,9 @@ class Lock:
                 )
             time.sleep(_POLL)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._guard:
             descriptor, count = self._held[self.path]
             if count > 1:

@@ -197,16 +197,17 @@ class State:
         return [RunRow(*row) for row in rows]
 
     def _steps(self, clause: str, arguments: Sequence[Any]) -> list[StepRow]:
-        rows = self._connect().execute(
-            "SELECT step, run, number, place, address, action, cause, phase, began, ended, error FROM steps " + clause,
-            arguments,
-        )
-        return [StepRow(*row[:7], Phase(row[7]), *row[8:]) for row in rows]
+        query = "SELECT step, run, number, place, address, action, cause, phase, began, ended, error FROM steps "
+        rows = self._connect().execute(query + clause, arguments)
+        return [
+            StepRow(step, run, number, place, address, action, cause, Phase(phase), began, ended, error)
+            for step, run, number, place, address, action, cause, phase, began, ended, error in rows
+        ]
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def start_run(self, verb: str, plan: str, who: str) -> int:
-        """Open a run; steps that a dead run left open are marked as recovered, since the plan has looked at the world."""
+        """Open a run; steps that a dead run left open become *recovered*: the plan has looked at the world since."""
         db = self._connect()
         now = time.time()
         with _transaction(db):
