@@ -90,6 +90,6 @@ class Target(Protocol):
         """
         ...
 
-    def digest(self, kind: str, field: str, value: Value) -> str:
-        """The digest of one normalised property under this place's key (DESIGN 5, label ``fields``)."""
+    def digest(self, value: Value) -> str:
+        """The digest of one normalised, resolved value under this place's key (DESIGN 5, label ``fields``)."""
         ...

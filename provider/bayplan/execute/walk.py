@@ -217,7 +217,7 @@ class Walk:
             stack=self.plan.stack,
             uid=uuid.uuid4().hex[:16],
             inputs=inputs,
-            fields={name: target.digest(operation.kind, name, value) for name, value in inputs.items()},
+            fields={name: target.digest(value) for name, value in inputs.items()},
             secrets=frozenset(hidden),
         )
 

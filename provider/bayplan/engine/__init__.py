@@ -1,0 +1,10 @@
+"""The one way in: every face ends in these calls, observe -> plan -> execute (DESIGN sections 2 and 4).
+
+:class:`Engine` wires the pure planner, the executor and the places together and holds no decision of its own. A plan and
+a check have no effect at all; locks are taken at the first effect.
+"""
+
+from bayplan.engine.definitions import Definitions, define
+from bayplan.engine.engine import Applied, Engine, Planned, Settings
+
+__all__ = ["Applied", "Definitions", "Engine", "Planned", "Settings", "define"]

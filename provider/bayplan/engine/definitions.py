@@ -1,0 +1,185 @@
+"""From a loaded stack to what the planner calls desired: places, names, canonical properties, all edges.
+
+Names are given here (``<stack>-<name>`` where none is declared), image names that an Image of the stack declares become
+references to it, files of environment variables are read, and every property takes the canonical form of its kind. What
+needs a look at the world (a foreign image's digest) is left to :mod:`bayplan.engine.look`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bayplan import kinds
+from bayplan.errors import BayplanError
+from bayplan.kinds.expressions import Ref, SecretRef, Template
+from bayplan.oci.reference import ImageName
+from bayplan.plan.model import Condition, Desired, Lifecycle, Value
+from bayplan.stack import Resource, Stack
+
+_PLACE_PROPERTIES = frozenset({"host", "registry"})
+_NAMED = {"Repository": "repository_name"}
+_SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """A stack as the planner wants it, and where its secrets come from."""
+
+    stack: str
+    desired: Mapping[str, Desired]
+    outputs: Mapping[str, Value]
+    secrets: Callable[[str], str]
+
+
+def place_of(settings_root: Path, entry: Mapping[str, Value] | None) -> str:
+    """The identity of a host or registry entry (an alias in a file is no part of it)."""
+    kind = (entry or {}).get("type", "embedded")
+    if kind == "embedded":
+        root = (entry or {}).get("root")
+        return f"embedded:{os.path.realpath(root if isinstance(root, str) else settings_root)}"
+    return f"{kind}:{json.dumps(entry, sort_keys=True)}"
+
+
+def define(stack: Stack, root: Path) -> Definitions:
+    """Raises BayplanErrors for what only shows when the whole stack is seen (two Images of one tag)."""
+    tags = _declared_tags(stack)
+    desired = {address: _desired(stack, resource, root, tags) for address, resource in stack.resources.items()}
+    return Definitions(stack.name, desired, stack.outputs, _secret_source(stack))
+
+
+def _declared_tags(stack: Stack) -> dict[str, str]:
+    """Canonical image name -> address of the Image that declares it."""
+    found: dict[str, str] = {}
+    for address, resource in stack.resources.items():
+        if resource.kind != "Image":
+            continue
+        for index, tag in enumerate(resource.properties.get("tags") or ()):
+            if not isinstance(tag, str):
+                continue
+            name = ImageName.parse(tag).canonical()
+            if found.setdefault(name, address) != address:
+                raise BayplanError(
+                    "duplicate-tag",
+                    f"{address} and {found[name]} both declare the tag {tag}",
+                    where=resource.position(("tags", index)),
+                    hint="give each Image tags of its own",
+                )
+    return found
+
+
+def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, str]) -> Desired:
+    entries = stack.registries if resource.kind == "Repository" else stack.hosts
+    alias = resource.properties.get("registry" if resource.kind == "Repository" else "host")
+    given = {name: value for name, value in resource.properties.items() if name not in _PLACE_PROPERTIES}
+    name_property = _NAMED.get(resource.kind, "name")
+    if resource.kind in ("Container", "Network", "Volume", "Repository"):
+        short = resource.address.partition(".")[2]
+        given.setdefault(name_property, f"{stack.name}-{_host_safe(short)}" if name_property == "name" else short)
+    if resource.kind == "Container":
+        given = _with_env_files(given)
+        image = given.get("image")
+        if isinstance(image, str):
+            owner = tags.get(ImageName.parse(image).canonical())
+            if owner is not None:
+                given["image"] = Ref(owner, "ref")
+    normal = dict(kinds.normalise(resource.kind, given))
+    depends = {address: Condition(condition) for address, condition in resource.depends_on.items()}
+    return Desired(
+        address=resource.address,
+        kind=resource.kind,
+        name=str(normal.get(name_property, "")),
+        place=place_of(root, entries.get(alias) if isinstance(alias, str) else None),
+        properties=normal,
+        depends_on=depends,
+        lifecycle=Lifecycle(resource.lifecycle.prevent_destroy, frozenset(resource.lifecycle.ignore_changes)),
+        where=resource.where,
+        positions={name: resource.position((name,)) for name in resource.properties},
+    )
+
+
+def with_bases(desired: Desired, bases: Mapping[str, str]) -> Desired:
+    """``desired`` with an edge to each Image of the stack that its definition stands on."""
+    edges = {address: Condition.STARTED for address in bases.values() if address != desired.address}
+    return replace(desired, depends_on={**edges, **desired.depends_on})
+
+
+def declared_tags(definitions: Definitions) -> dict[str, str]:
+    """Canonical image name -> address, from desired resources."""
+    return {
+        ImageName.parse(tag).canonical(): one.address
+        for one in definitions.desired.values()
+        if one.kind == "Image"
+        for tag in one.properties.get("tags") or ()
+        if isinstance(tag, str)
+    }
+
+
+def references(value: Value) -> set[str]:
+    """Addresses that stand anywhere in ``value``."""
+    if isinstance(value, Ref):
+        return {value.address}
+    if isinstance(value, Template):
+        return {part.address for part in value.parts if isinstance(part, Ref)}
+    if isinstance(value, Mapping):
+        return set().union(*map(references, value.values())) if value else set()
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(references, value)) if value else set()
+    return set()
+
+
+def _host_safe(short: str) -> str:
+    """A for_each key in a name on the host: ``web[blue]`` is ``web-blue``."""
+    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in short).strip("-")
+
+
+def _with_env_files(given: dict[str, Value]) -> dict[str, Value]:
+    """``env_file`` read into ``env`` as secrets: such files are where people keep them. ``env`` itself wins."""
+    files = given.pop("env_file", None)
+    if not files:
+        return given
+    merged: dict[str, Value] = {}
+    for file in [files] if isinstance(files, str) else files:
+        for key in parse_env_file(Path(file)):
+            merged[key] = SecretRef(f"{_SECRET_FILE}{file}:{key}")
+    return {**given, "env": {**merged, **(given.get("env") or {})}}
+
+
+def parse_env_file(path: Path) -> dict[str, str]:
+    """``KEY=value`` lines as ``docker run --env-file`` reads them: ``#`` comments, no quoting, bare ``KEY`` inherits."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BayplanError(
+            "env-file", f"the file of environment variables {path} cannot be read: {error}", hint="look at env_file"
+        ) from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.lstrip()
+        if not text or text.startswith("#"):
+            continue
+        key, equals, value = text.partition("=")
+        if not key or key != key.strip() or " " in key:
+            raise BayplanError("env-file", f"{path}:{number}: '{key}' is no name of an environment variable")
+        if equals:
+            found[key] = value
+        elif key in os.environ:
+            found[key] = os.environ[key]
+    return found
+
+
+def _secret_source(stack: Stack) -> Callable[[str], str]:
+    files: dict[str, dict[str, str]] = {}
+
+    def fetch(name: str) -> str:
+        if name.startswith(_SECRET_FILE):
+            file, _, key = name.removeprefix(_SECRET_FILE).rpartition(":")
+            if file not in files:
+                files[file] = parse_env_file(Path(file))
+            return files[file][key]
+        return stack.secrets.value(name)
+
+    return fetch

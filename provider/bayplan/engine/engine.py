@@ -1,0 +1,332 @@
+"""Observe, plan, execute: wired with the places.
+
+What one face applied, every other face plans as "no changes": the labels of the objects are the recorded side, the state a
+cache of it. :meth:`Engine.plan` adopts nothing; :meth:`Engine.apply` writes down what it found before it makes its first
+effect, so that a state that was lost or lags behind is right again after any apply.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bayplan import kinds
+from bayplan.engine.definitions import Definitions, define
+from bayplan.engine.look import current, look
+from bayplan.errors import BayplanError
+from bayplan.execute.events import Report, Sink
+from bayplan.execute.values import Redactor, holds_secret, resolve
+from bayplan.execute.walk import Cancel, Walk
+from bayplan.plan.codec import digest as plan_digest
+from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Role, Value, World
+from bayplan.plan.planner import plan as make_plan
+from bayplan.stack import Stack
+from bayplan.state import Lock, State
+from bayplan.targets.model import Place
+
+_MASKED = "(secret)"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things lie and how hard to work. ``root`` is the default embedded host, ``state`` the folder of states."""
+
+    root: Path
+    state: Path
+    parallelism: int = 8
+    lock_timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan and what it was made from; ``seen_run`` is the newest run of the state at that time."""
+
+    plan: Plan
+    definitions: Definitions
+    desired: Mapping[str, Desired]
+    world: World
+    recorded: Mapping[tuple[str, str], Recorded]
+    seen_run: int
+    whole: bool = True
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of an apply. ``outputs`` are the stack's outputs, those that hold secrets masked."""
+
+    report: Report
+    outputs: Mapping[str, Value] = field(default_factory=dict)
+    swept: str = ""
+
+
+#: Makes the adapter of a place from its identity.
+PlaceFactory = Callable[[str], Place]
+
+
+class Engine:
+    """All calls of the faces. Cheap to make; places are opened when they are first needed."""
+
+    def __init__(self, settings: Settings, factory: PlaceFactory | None = None) -> None:
+        self.settings = settings
+        self._factory = factory or self._open
+        self._places: dict[str, Place] = {}
+
+    # -- places and state ------------------------------------------------------------------------------------------
+
+    def place(self, identity: str) -> Place:
+        """The adapter of a place. Raises BayplanError ``unknown-host-type`` for a type that is not known here."""
+        if identity not in self._places:
+            self._places[identity] = self._factory(identity)
+        return self._places[identity]
+
+    def _open(self, identity: str) -> Place:
+        kind, _, rest = identity.partition(":")
+        if kind == "embedded":
+            from bayplan.targets.embedded import EmbeddedPlace
+
+            return EmbeddedPlace(Path(rest))
+        raise BayplanError("unknown-host-type", f"there is no host or registry of the type '{kind}'")
+
+    @property
+    def home(self) -> str:
+        """The identity of the default embedded place."""
+        return f"embedded:{os.path.realpath(self.settings.root)}"
+
+    def state(self, stack: str) -> State:
+        return State(self.settings.state, stack)
+
+    # -- planning --------------------------------------------------------------------------------------------------
+
+    def define(self, stack: Stack) -> Definitions:
+        return define(stack, self.settings.root)
+
+    def plan(
+        self,
+        definitions: Definitions,
+        *,
+        only: Sequence[str] = (),
+        replace_: Sequence[str] = (),
+        destroy: bool = False,
+        prune: bool = True,
+    ) -> Planned:
+        """The exact plan. Reads only. Raises BayplanErrors for what the planner refuses (``prevent_destroy``)."""
+        state = self.state(definitions.stack)
+        runs = state.runs(1)
+        rows = state.recorded()
+        state.close()
+        places = self._places_of(definitions, rows)
+        scope = {key: row for key, row in rows.items() if row.place in places}
+        desired, world = look(definitions, places, scope.values(), forecasts=not destroy)
+        recorded = _recorded(scope, world)
+        secrets = definitions.secrets
+
+        def digester(place: str) -> Callable[[Value], str]:
+            target = places[place]
+            return lambda value: target.digest(resolve(value, {}, secrets))
+
+        plan = make_plan(
+            definitions.stack,
+            desired,
+            recorded,
+            world,
+            digester=digester,
+            kinds=kinds.load(),
+            targets=only,
+            replace=replace_,
+            destroy=destroy,
+            prune=prune,
+            outputs=definitions.outputs,
+        )
+        return Planned(
+            plan,
+            definitions,
+            desired,
+            world,
+            scope,
+            runs[0].run if runs else 0,
+            whole=prune and not only,
+            digest=plan_digest(plan),
+        )
+
+    def _places_of(self, definitions: Definitions, rows: Mapping[tuple[str, str], Recorded]) -> dict[str, Place]:
+        """The places of the definitions, and those that the state knows besides.
+
+        Another embedded root is another world: rows of one that the definitions do not name are out of scope, so that
+        ``--root`` never reaches into the default root.
+        """
+        names = {one.place for one in definitions.desired.values()} | {self.home}
+        names |= {place for place, _ in rows if not place.startswith("embedded:")}
+        return {name: self.place(name) for name in sorted(names)}
+
+    # -- applying --------------------------------------------------------------------------------------------------
+
+    def apply(self, planned: Planned, *, verb: str, sink: Sink, cancel: Cancel | None = None) -> Applied:
+        """Carry a plan out, exactly; operations whose object changed since fail alone, with their dependants.
+
+        Takes the stack's locks; raises BayplanError ``locked`` when another process keeps them too long.
+        """
+        plan = planned.plan
+        adopted, forgotten = self._bookkeeping(planned)
+        if plan.empty and not adopted and not forgotten and self._settled(planned):
+            return Applied(Report(()), self._outputs(planned, planned.plan.known, Redactor()))
+        names = sorted({operation.place for operation in plan.operations} | {self.home})
+        with ExitStack() as held:
+            for lock in self._locks(plan.stack, names):
+                held.enter_context(lock)
+            state = self.state(plan.stack)
+            held.callback(state.close)
+            for name in names:
+                self.place(name).recover()
+            state.write(adopted, forgotten)
+            run = state.start_run(verb, planned.digest, _who())
+            redactor = Redactor()
+            walk = Walk(
+                plan=plan,
+                run=run,
+                state=state,
+                targets={name: self.place(name) for name in names},
+                secrets=planned.definitions.secrets,
+                normalise=kinds.normalise,
+                sink=sink,
+                recorded={**planned.recorded, **{(row.place, row.address): row for row in adopted}},
+                parallelism=self.settings.parallelism,
+                cancel=cancel or Cancel(),
+                redactor=redactor,
+            )
+            report = walk.go()
+            outputs = self._outputs(planned, walk.outputs, redactor) if verb != "destroy" else {}
+            swept = self._sweep(planned, names) if report.finished else ""
+            outcome = "ok" if report.ok else "cancelled" if report.cancelled else "failed"
+            state.end_run(run, outcome, outputs if report.ok or verb == "destroy" else None)
+        return Applied(report, outputs, swept)
+
+    def plan_and_apply(
+        self, make: Callable[[], Planned], *, verb: str, sink: Sink, cancel: Cancel | None = None
+    ) -> tuple[Planned, Applied]:
+        """Plan, lock, plan again if somebody else applied in between, apply: what ``apply --yes`` does."""
+        planned = make()
+        names = sorted({operation.place for operation in planned.plan.operations} | {self.home})
+        if planned.plan.empty:
+            return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
+        with ExitStack() as held:
+            for lock in self._locks(planned.plan.stack, names):
+                held.enter_context(lock)
+            state = self.state(planned.plan.stack)
+            runs = state.runs(1)
+            state.close()
+            if (runs[0].run if runs else 0) != planned.seen_run:
+                planned = make()
+            return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
+
+    def _locks(self, stack: str, places: Sequence[str]) -> list[Lock]:
+        timeout = self.settings.lock_timeout
+        paths = [self.place(name).lock_path(stack) for name in places]
+        paths.append(self.settings.state / f"{stack}.lock")
+        return [Lock(path, f"stack {stack}", timeout=timeout) for path in paths]
+
+    def _settled(self, planned: Planned) -> bool:
+        """Whether an empty plan leaves nothing to write down: no dead run, and the outputs as they stand."""
+        state = self.state(planned.plan.stack)
+        try:
+            return not state.pending() and state.outputs() == self._outputs(planned, planned.plan.known, Redactor())
+        finally:
+            state.close()
+
+    def _bookkeeping(self, planned: Planned) -> tuple[list[Recorded], list[tuple[str, str]]]:
+        """Rows to write for what was found without a row (or under another uid), and rows of what is gone."""
+        touched = {operation.address for operation in planned.plan.operations}
+        adopted: list[Recorded] = []
+        for address in planned.world.objects:
+            found = current(planned.world.objects, address)
+            wanted = planned.desired.get(address)
+            if found is None or wanted is None:
+                continue
+            row = planned.recorded.get((found.place, address))
+            if row is not None and row.uid == found.uid and (address in touched or row.fields == found.recorded):
+                continue
+            if row is not None and row.imported and row.uid == found.uid:
+                continue
+            adopted.append(adopt(found, wanted))
+        forgotten = [
+            key
+            for key, row in planned.recorded.items()
+            if planned.whole
+            and row.address not in planned.desired
+            and row.address not in touched
+            and not planned.world.objects.get(row.address)
+        ]
+        return adopted, forgotten
+
+    def _outputs(
+        self, planned: Planned, known: Mapping[str, Mapping[str, Value]], redactor: Redactor
+    ) -> dict[str, Value]:
+        """The stack's outputs that have a value now. Those that hold a secret are masked."""
+        found: dict[str, Value] = {}
+        for name, value in planned.plan.outputs.items():
+            if holds_secret(value):
+                found[name] = _MASKED
+                continue
+            try:
+                found[name] = resolve(value, known, redactor.watch(planned.definitions.secrets))
+            except BayplanError:
+                continue  # its resource failed or was left out; the report says so
+        return found
+
+    def _sweep(self, planned: Planned, names: Sequence[str]) -> str:
+        """Blobs that this plan made unreferenced go at once, so that a destroy leaves nothing behind."""
+        freeing = {Action.DELETE, Action.REPLACE, Action.BUILD, Action.LOAD, Action.COPY, Action.TAG, Action.PUSH}
+        if not any(operation.action in freeing for operation in planned.plan.operations):
+            return ""
+        return "; ".join(filter(None, (self.place(name).sweep(planned.plan.stack) for name in names)))
+
+
+def adopt(found: Observed, wanted: Desired | None) -> Recorded:
+    """The row of an object that carries our identity: its labels are what was recorded."""
+    values = {} if wanted is None else {k: v for k, v in wanted.properties.items() if not holds_secret(v)}
+    plain = {name: value for name, value in values.items() if _is_plain(value)}
+    return Recorded(
+        address=found.address,
+        kind=found.kind,
+        place=found.place,
+        uid=found.uid,
+        id=found.id,
+        fields=dict(found.recorded),
+        values=plain,
+        outputs=dict(found.outputs),
+        depends_on=tuple(wanted.depends_on) if wanted else (),
+    )
+
+
+def _is_plain(value: Value) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[str, Recorded]:
+    """The recorded side by address: an object's labels win over the row, which may be lost or behind."""
+    by_address = {row.address: row for row in rows.values()}
+    for address, objects in world.objects.items():
+        found = next((one for one in objects if one.role is Role.CURRENT), None)
+        if found is None or not found.recorded:
+            continue
+        row = by_address.get(address)
+        if row is None or row.uid != found.uid or row.place != found.place:
+            by_address[address] = adopt(found, None)
+        elif row.fields != found.recorded:
+            by_address[address] = replace(row, fields=dict(found.recorded))
+    return by_address
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

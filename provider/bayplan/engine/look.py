@@ -1,0 +1,144 @@
+"""One look at the world for one plan: what stands there, what the definitions of images would give, what names mean.
+
+Places are looked at side by side, each by a few list calls; then images are forecast in the order of their edges, so that a
+``FROM`` of a tag which another Image declares is known where that Image is; last the image names that containers give are
+resolved to digests. Nothing here has an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from bayplan.engine.definitions import Definitions, declared_tags, references, with_bases
+from bayplan.errors import BayplanError
+from bayplan.oci.reference import ImageName
+from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, World
+from bayplan.targets.model import Place, Sight
+
+
+def look(
+    definitions: Definitions,
+    places: Mapping[str, Place],
+    recorded: Iterable[Recorded],
+    *,
+    forecasts: bool = True,
+) -> tuple[dict[str, Desired], World]:
+    """The desired resources with what only a look can tell filled in, and the world.
+
+    ``forecasts=False`` leaves images and names alone (a destroy needs neither).
+    """
+    desired = dict(definitions.desired)
+    sights = _observe(definitions, places, recorded)
+    objects = {address: found for sight in sights for address, found in sight.objects.items()}
+    problems: dict[str, tuple[str, ...]] = {}
+    for sight in sights:
+        for address, found in sight.problems.items():
+            problems[address] = problems.get(address, ()) + found
+    predicted: dict[str, Forecast] = {}
+    if forecasts:
+        tags = declared_tags(definitions)
+        predicted = _forecast(desired, places, objects, tags)
+        for address, one in list(desired.items()):
+            image = one.properties.get("image")
+            if one.kind == "Container" and isinstance(image, str) and "@sha256:" not in image:
+                policy = str(one.properties.get("pull_policy", "missing"))
+                try:
+                    digest = places[one.place].resolve_image(image, policy)
+                except BayplanError as error:
+                    problems[address] = (*problems.get(address, ()), error.message)
+                    continue
+                if digest is None:
+                    problems[address] = (*problems.get(address, ()), f"there is no image '{image}' to be had")
+                else:
+                    desired[address] = replace(one, properties={**one.properties, "image": f"{image}@{digest}"})
+    world = World(
+        objects=objects,
+        forecasts=predicted,
+        problems=problems,
+        warnings=tuple(warning for sight in sights for warning in sight.warnings),
+        looked_at=sum(sight.looked_at for sight in sights),
+        calls=sum(sight.calls for sight in sights),
+    )
+    return desired, world
+
+
+def _observe(definitions: Definitions, places: Mapping[str, Place], recorded: Iterable[Recorded]) -> list[Sight]:
+    wanted: dict[str, list[Desired]] = {place: [] for place in places}
+    for one in definitions.desired.values():
+        wanted[one.place].append(one)
+    known: dict[str, list[Recorded]] = {place: [] for place in places}
+    for row in recorded:
+        if row.place in known:
+            known[row.place].append(row)
+    if len(places) == 1:
+        ((name, place),) = places.items()
+        return [place.observe(definitions.stack, wanted[name], known[name])]
+    with ThreadPoolExecutor(max(1, min(16, len(places)))) as pool:
+        futures = [
+            pool.submit(place.observe, definitions.stack, wanted[name], known[name]) for name, place in places.items()
+        ]
+        return [future.result() for future in futures]
+
+
+def current(objects: Mapping[str, tuple[Observed, ...]], address: str) -> Observed | None:
+    """The object that bears the declared name of ``address`` now."""
+    return next((one for one in objects.get(address, ()) if one.role is Role.CURRENT), None)
+
+
+def _forecast(
+    desired: dict[str, Desired],
+    places: Mapping[str, Place],
+    objects: Mapping[str, tuple[Observed, ...]],
+    tags: Mapping[str, str],
+) -> dict[str, Forecast]:
+    """Forecasts of all Images, those that others stand on first; fills the found edges into ``desired``."""
+    images = {address: one for address, one in desired.items() if one.kind == "Image"}
+    bases: dict[str, dict[str, str]] = {}
+    done: dict[str, Forecast] = {}
+    for address, one in images.items():
+        try:
+            names = places[one.place].bases(one)
+        except BayplanError as error:
+            # A definition that cannot be read is this Image's problem, told with all the others.
+            done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
+            continue
+        bases[address] = {name: tags[canonical] for name in names if (canonical := _canonical(name)) in tags}
+        desired[address] = images[address] = with_bases(one, bases[address])
+
+    def visit(address: str, trail: tuple[str, ...]) -> None:
+        if address in done:
+            return
+        if address in trail:
+            circle = " -> ".join((*trail[trail.index(address) :], address))
+            raise BayplanError(
+                "cycle", f"images stand on each other in a circle: {circle}", where=desired[address].where
+            )
+        one = images[address]
+        needed = [*bases[address].values(), *(a for a in references(one.properties) if a in images)]
+        for earlier in needed:
+            visit(earlier, (*trail, address))
+
+        def resolve(name: str) -> str | None:
+            owner = tags.get(_canonical(name))
+            if owner is not None and owner != address:
+                outputs = done[owner].outputs
+                return None if outputs is None else str(outputs["digest"])
+            found = places[one.place].resolve_image(name, "missing")
+            if found is None:
+                raise BayplanError("image-not-found", f"there is no image '{name}' to be had")
+            return found
+
+        try:
+            done[address] = places[one.place].forecast(one, current(objects, address), resolve)
+        except BayplanError as error:
+            done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
+
+    for address in images:
+        visit(address, ())
+    return done
+
+
+def _canonical(name: str) -> str:
+    return ImageName.parse(name).canonical()
