@@ -1,0 +1,80 @@
+"""One file that was read: its text, its tree, and the places of both.
+
+Everything that a message shows of a file comes from here. The text is kept (it is smaller than any table of positions);
+positions are found in it when the first one is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bayplan.errors import BayplanError, Where
+from bayplan.stack.positions import Positions, locate
+from bayplan.stack.scalars import Tree
+
+
+class Source:
+    """A file: ``name`` as messages show it, ``path`` absolute, ``data`` as read, ``tree`` what it says."""
+
+    __slots__ = ("_lines", "_positions", "data", "flawed", "name", "path", "tree")
+
+    def __init__(self, name: str, path: Path, data: bytes, tree: Tree = None, *, flawed: bool = False) -> None:
+        self.name = name
+        self.path = path
+        self.data = data
+        self.tree = tree
+        self.flawed = flawed
+        self._positions: Positions | None = None
+        self._lines: list[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of this file start."""
+        return self.path.parent
+
+    @property
+    def positions(self) -> Positions:
+        if self._positions is None:
+            self._positions = locate(self.data)
+        return self._positions
+
+    def line(self, number: int) -> str:
+        """A line of the text, from 1, without its end; empty past the last one."""
+        if self._lines is None:
+            self._lines = self.data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        if not 0 < number <= len(self._lines):
+            return ""
+        text = self._lines[number - 1].rstrip(b"\r").decode("utf-8", "replace")
+        return "".join(c if c == "\t" or c.isprintable() else "\ufffd" for c in text)
+
+    def where(self, path: Sequence[str | int] = (), *, key: bool = False) -> Where:
+        """The place of the value at ``path``, or of its key; see :meth:`Positions.place`."""
+        line, column = self.positions.place(self.tree, path, key=key)
+        return Where(self.name, line, column)
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        path: Sequence[str | int] = (),
+        *,
+        key: bool = False,
+        hint: str = "",
+        offset: int = 0,
+    ) -> BayplanError:
+        """An error at ``path``; ``offset`` moves the column right, into a scalar (an expression inside a string)."""
+        where = self.where(path, key=key)
+        if offset:
+            where = Where(where.file, where.line, where.column + offset)
+        return self.error_at(code, message, where.line, where.column, hint)
+
+    def error_at(self, code: str, message: str, line: int, column: int, hint: str = "") -> BayplanError:
+        where = Where(self.name, line, column)
+        return BayplanError(code, message, where=where, hint=hint, source=self.line(line))
+
+    def faults(self) -> list[BayplanError]:
+        """The mistakes of form in this file (a key given twice); none where the reader saw none."""
+        if not self.flawed:
+            return []
+        return [self.error_at(f.code, f.message, f.line, f.column, f.hint) for f in self.positions.faults]
