@@ -22,6 +22,7 @@ from bayplan.errors import Where
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 
 __all__ = [
+    "FOLLOWS",
     "Action",
     "Change",
     "Condition",
@@ -67,10 +68,15 @@ class Redacted:
         return f"(secret {self.digest[:8]})"
 
 
+#: The precondition of an operation that follows another one of the same resource in the same plan: what the earlier one
+#: left is what this one works on, so there is nothing observed that it could be checked against.
+FOLLOWS = "*"
+
 #: JSON values, with Ref, SecretRef or Template at any leaf (desired), Unknown or Redacted (observed and shown).
 Value = Any
 
-#: Turns a normalised value into its keyed digest; the key belongs to the place (DESIGN 5, label ``fields``).
+#: Turns a normalised value into its keyed digest; the key belongs to the place (DESIGN 5, label ``fields``). A SecretRef
+#: (also in a Template or deeper) is digested as the secret's value: the planner itself never holds one in clear.
 Digester = Callable[[Value], str]
 
 
@@ -141,11 +147,18 @@ class Role(StrEnum):
 class Observed:
     """One object found in the world that carries our identity (or that the state knows as imported).
 
-    ``fields`` are normalised values of the properties that can be read back; secret ones as :class:`Redacted`.
+    ``fields`` are normalised values of the properties that can be read back; secret ones as :class:`Redacted` (of the
+    whole property, or at the leaf: ``env.TOKEN``; an empty digest says that it is there and cannot be read).
     ``defaults`` are the values each property takes when nobody declares it (image configuration, engine defaults): a
     property that equals its default is never drift. ``recorded`` are the digests of the label ``fields``.
     ``hash`` covers identity and fields; it is the precondition of whatever is planned against this object.
     ``healthy`` is None where no health is declared or nobody watches it.
+
+    Besides properties, ``fields`` tells what the planner needs of a kind:
+
+    * Container: ``state`` (``running``, ``paused``, ``exited``, ``created``, ``stopped``), and of one that ended
+      ``exit_code``; ``stopped`` is True when somebody asked it to stop. ``image`` is a digest or ends in ``@<digest>``.
+    * Image: ``key`` (see :class:`Forecast`), ``digest``, and ``tags``: the names in the store that point at it for us.
     """
 
     address: str
@@ -170,8 +183,11 @@ class Forecast:
 
     ``key`` is the digest of everything that determines the content (definition, context, base). ``outputs`` are given
     where the content is already known (cached), so that dependants can be planned exactly. ``cause`` says in words what
-    makes it change (``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run again``).
-    ``problem`` names what will make the operation fail, where that can be known now (base image absent).
+    makes it change (``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run again``), ``where``
+    the place in the definition. ``pushes`` gives what each push costs (``1 of 6 layers, about 12 kB``) by the target as
+    declared (``str`` of the value); ``note`` stands for all that are not in it. Any kind may have a forecast just for its
+    ``outputs`` (the uri that a repository will have). ``key`` ``""`` says that nobody can know: the base is made by this
+    plan. ``problem`` names what will make the operation fail, where that can be known now (base image absent).
     """
 
     key: str
@@ -180,6 +196,7 @@ class Forecast:
     where: Where | None = None
     note: str = ""
     problem: str = ""
+    pushes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +204,16 @@ class World:
     """One consistent look at the world for a plan.
 
     ``objects`` holds everything found under this stack's identity, by address (more than one object where a replacement
-    was interrupted); ``forecasts`` by address; ``resolved`` maps an image name as written (place and name) to the digest
-    that section 8 of DESIGN gives it; ``problems`` by address are troubles that can be known before the apply (a taken
+    was interrupted); ``forecasts`` by address; ``resolved`` maps (place, image name as written) to the digest
+    that section 8 of DESIGN gives it; ``remotes`` maps a push target (``127.0.0.1:5000/team/shop:1.0``) to the digest that
+    it refers to now: absent where there is none, None where it could not be looked at; ``problems`` by address are troubles that can be known before the apply (a taken
     port); ``calls`` counts the list and read calls the look took, ``looked_at`` the objects.
     """
 
     objects: Mapping[str, tuple[Observed, ...]] = field(default_factory=dict)
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
+    resolved: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    remotes: Mapping[str, str | None] = field(default_factory=dict)
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     looked_at: int = 0
@@ -244,8 +264,8 @@ class Operation:
     """One effect that an outside observer could see.
 
     ``number`` counts from 1 in the order of the plan; ``after`` are the numbers that must have ended well before.
-    ``precondition`` is the hash of the observed object (``""``: it must not exist); an operation whose object differs
-    now fails alone, with its dependants. ``inputs`` are all declared properties (expressions still in place: values of
+    ``precondition`` is the hash of the observed object (``""``: it must not exist; :data:`FOLLOWS`: an earlier operation
+    of this plan made it what it is); an operation whose object differs now fails alone, with its dependants. ``inputs`` are all declared properties (expressions still in place: values of
     other operations and secrets are filled in at the last moment). ``cause`` is one line for people; ``note`` what it
     costs the service. ``recovers`` marks an operation that finishes what an interrupted run left.
     """
@@ -269,7 +289,18 @@ class Operation:
     waits_for: Mapping[str, Condition] = field(default_factory=dict)
     #: Addresses that the resource depends on, to be recorded with it: its deletion waits for theirs.
     depends_on: tuple[str, ...] = ()
-    #: What the action needs besides the inputs: a push's target, the objects a delete removes (JSON values).
+    #: What the action needs besides the inputs, so that nobody decides later (JSON values). By action:
+    #:
+    #: * create, replace: ``name`` on the host. ``gone``: it was there and somebody removed it.
+    #: * replace: ``stop_first`` (the old one cannot serve meanwhile), ``keeps_old`` (the old one is set aside, a later
+    #:   delete of this plan removes it once its users moved), ``old_role`` ``aside`` (its name is given away already).
+    #: * update: ``restore`` (the object left aside becomes the current one again, under ``name``).
+    #: * delete: ``leftover`` (the resource itself stays: only this object of it goes), ``tags`` of an Image.
+    #: * build, load, copy: ``replace`` (asked for by hand: take nothing from the cache).
+    #: * tag: ``add`` and ``remove``, lists of names.
+    #: * push: ``index`` in the property ``push``, ``target`` (text, or the expression where it is not known yet), and
+    #:   ``remote``: the digest that the target had when the plan was made (``""``: none; None: nobody could look).
+    #: * create, replace, start, stop, pause, unpause of a Container: ``desired_state``.
     detail: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -279,8 +310,10 @@ class Plan:
 
     stack: str
     operations: tuple[Operation, ...]
-    #: Addresses that stay as they are, with what they output now (references to them resolve without an operation).
+    #: What addresses that keep their object output now (references to them resolve without an operation).
     known: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    #: Recorded addresses that are neither declared nor there any more: the state may forget them, the world needs nothing.
+    forgets: tuple[str, ...] = ()
     outputs: Mapping[str, Value] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
