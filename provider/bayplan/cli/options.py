@@ -44,9 +44,16 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 def add_definition(parser: argparse.ArgumentParser) -> None:
     """``-f``, ``--var``, ``--var-file`` and the places."""
     parser.add_argument(
-        "-f", "--file", action="append", default=[], metavar="FILE", help="a stack file (default bayplan.yaml; repeatable)"
+        "-f",
+        "--file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a stack file (default bayplan.yaml; repeatable)",
     )
-    parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE", help="a variable's value (repeatable)")
+    parser.add_argument(
+        "--var", action="append", default=[], metavar="NAME=VALUE", help="a variable's value (repeatable)"
+    )
     parser.add_argument(
         "--var-file", action="append", default=[], metavar="FILE", help="a YAML or JSON file of variables (repeatable)"
     )
@@ -56,10 +63,18 @@ def add_definition(parser: argparse.ArgumentParser) -> None:
 def add_scope(parser: argparse.ArgumentParser) -> None:
     """``--target``, ``--replace`` and what an execution takes."""
     parser.add_argument(
-        "--target", action="append", default=[], metavar="ADDRESS", help="only this resource and what it needs (repeatable)"
+        "--target",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="only this resource and what it needs (repeatable)",
     )
     parser.add_argument(
-        "--replace", action="append", default=[], metavar="ADDRESS", help="replace this resource in any case (repeatable)"
+        "--replace",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="replace this resource in any case (repeatable)",
     )
 
 
