@@ -6,5 +6,19 @@ a check have no effect at all; locks are taken at the first effect.
 
 from bayplan.engine.definitions import Definitions, define
 from bayplan.engine.engine import Applied, Engine, Planned, Settings
+from bayplan.engine.identity import Drift, drift, import_object, move, rebuild, release
 
-__all__ = ["Applied", "Definitions", "Engine", "Planned", "Settings", "define"]
+__all__ = [
+    "Applied",
+    "Definitions",
+    "Drift",
+    "Engine",
+    "Planned",
+    "Settings",
+    "define",
+    "drift",
+    "import_object",
+    "move",
+    "rebuild",
+    "release",
+]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bayplan import kinds
@@ -19,6 +19,7 @@ from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.oci.reference import ImageName
 from bayplan.plan.model import Condition, Desired, Lifecycle, Value
 from bayplan.stack import Resource, Stack
+from bayplan.stack.secrets import SecretOrigin, Secrets
 
 _PLACE_PROPERTIES = frozenset({"host", "registry"})
 _NAMED = {"Repository": "repository_name"}
@@ -27,12 +28,17 @@ _SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """A stack as the planner wants it, and where its secrets come from."""
+    """A stack as the planner wants it, and where its secrets come from.
+
+    ``secrets`` fetches a value; ``secret_sources`` says the same as plain data (where each comes from, never what it is),
+    so that a saved plan can fetch them again.
+    """
 
     stack: str
     desired: Mapping[str, Desired]
     outputs: Mapping[str, Value]
     secrets: Callable[[str], str]
+    secret_sources: Mapping[str, Value] = field(default_factory=dict)
 
 
 def place_of(settings_root: Path, entry: Mapping[str, Value] | None) -> str:
@@ -48,7 +54,7 @@ def define(stack: Stack, root: Path) -> Definitions:
     """Raises BayplanErrors for what only shows when the whole stack is seen (two Images of one tag)."""
     tags = _declared_tags(stack)
     desired = {address: _desired(stack, resource, root, tags) for address, resource in stack.resources.items()}
-    return Definitions(stack.name, desired, stack.outputs, _secret_source(stack))
+    return Definitions(stack.name, desired, stack.outputs, secret_source(stack.secrets), secret_sources(stack.secrets))
 
 
 def _declared_tags(stack: Stack) -> dict[str, str]:
@@ -77,8 +83,7 @@ def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, st
     given = {name: value for name, value in resource.properties.items() if name not in _PLACE_PROPERTIES}
     name_property = _NAMED.get(resource.kind, "name")
     if resource.kind in ("Container", "Network", "Volume", "Repository"):
-        short = resource.address.partition(".")[2]
-        given.setdefault(name_property, f"{stack.name}-{_host_safe(short)}" if name_property == "name" else short)
+        given.setdefault(name_property, f"{stack.name}-{resource.name}" if name_property == "name" else resource.name)
     if resource.kind == "Container":
         given = _with_env_files(given)
         image = given.get("image")
@@ -97,7 +102,7 @@ def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, st
         depends_on=depends,
         lifecycle=Lifecycle(resource.lifecycle.prevent_destroy, frozenset(resource.lifecycle.ignore_changes)),
         where=resource.where,
-        positions={name: resource.position((name,)) for name in resource.properties},
+        positions=resource.positions,
     )
 
 
@@ -129,11 +134,6 @@ def references(value: Value) -> set[str]:
     if isinstance(value, (list, tuple)):
         return set().union(*map(references, value)) if value else set()
     return set()
-
-
-def _host_safe(short: str) -> str:
-    """A for_each key in a name on the host: ``web[blue]`` is ``web-blue``."""
-    return "".join(c if c.isalnum() or c in "_.-" else "-" for c in short).strip("-")
 
 
 def _with_env_files(given: dict[str, Value]) -> dict[str, Value]:
@@ -171,7 +171,8 @@ def parse_env_file(path: Path) -> dict[str, str]:
     return found
 
 
-def _secret_source(stack: Stack) -> Callable[[str], str]:
+def secret_source(secrets: Secrets) -> Callable[[str], str]:
+    """Fetches by name: the stack's secrets, its sensitive variables, entries of ``env_file``."""
     files: dict[str, dict[str, str]] = {}
 
     def fetch(name: str) -> str:
@@ -179,7 +180,36 @@ def _secret_source(stack: Stack) -> Callable[[str], str]:
             file, _, key = name.removeprefix(_SECRET_FILE).rpartition(":")
             if file not in files:
                 files[file] = parse_env_file(Path(file))
+            if key not in files[file]:
+                raise BayplanError("env-file", f"{file} no longer gives {key}", hint="plan again")
             return files[file][key]
-        return stack.secrets.value(name)
+        return secrets.value(name)
 
     return fetch
+
+
+def secret_sources(secrets: Secrets) -> dict[str, Value]:
+    """Where each secret comes from, as plain data."""
+    return {
+        name: {
+            "env": origin.env,
+            "file": str(origin.file) if origin.file else "",
+            "command": list(origin.command),
+            "folder": str(origin.folder),
+        }
+        for name, origin in secrets.origins.items()
+    }
+
+
+def secrets_again(sources: Mapping[str, Value], environ: Mapping[str, str], given: Mapping[str, str]) -> Secrets:
+    """The other way round of :func:`secret_sources`; ``given`` are sensitive variables by their full names."""
+    origins = {
+        name: SecretOrigin(
+            env=source["env"],
+            file=Path(source["file"]) if source["file"] else None,
+            command=tuple(source["command"]),
+            folder=Path(source["folder"]),
+        )
+        for name, source in sources.items()
+    }
+    return Secrets(origins, environ, given)

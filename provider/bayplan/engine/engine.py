@@ -252,14 +252,7 @@ class Engine:
             if row is not None and row.imported and row.uid == found.uid:
                 continue
             adopted.append(adopt(found, wanted))
-        forgotten = [
-            key
-            for key, row in planned.recorded.items()
-            if planned.whole
-            and row.address not in planned.desired
-            and row.address not in touched
-            and not planned.world.objects.get(row.address)
-        ]
+        forgotten = [key for key, row in planned.recorded.items() if row.address in planned.plan.forgets]
         return adopted, forgotten
 
     def _outputs(

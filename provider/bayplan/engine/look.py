@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from bayplan.engine.definitions import Definitions, declared_tags, references, with_bases
 from bayplan.errors import BayplanError
+from bayplan.execute.values import holds_secret, resolve
 from bayplan.oci.reference import ImageName
-from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, World
+from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, Value, World
 from bayplan.targets.model import Place, Sight
 
 
@@ -37,9 +38,16 @@ def look(
         for address, found in sight.problems.items():
             problems[address] = problems.get(address, ()) + found
     predicted: dict[str, Forecast] = {}
+    remotes: dict[str, str | None] = {}
     if forecasts:
         tags = declared_tags(definitions)
         predicted = _forecast(desired, places, objects, tags)
+        for address, one in desired.items():
+            if one.kind == "Repository":
+                expected = places[one.place].forecast(one, current(objects, address), lambda _: None)
+                if expected is not None:
+                    predicted[address] = expected
+        remotes = _remotes(desired, places, objects, predicted)
         for address, one in list(desired.items()):
             image = one.properties.get("image")
             if one.kind == "Container" and isinstance(image, str) and "@sha256:" not in image:
@@ -56,6 +64,7 @@ def look(
     world = World(
         objects=objects,
         forecasts=predicted,
+        remotes=remotes,
         problems=problems,
         warnings=tuple(warning for sight in sights for warning in sight.warnings),
         looked_at=sum(sight.looked_at for sight in sights),
@@ -120,7 +129,7 @@ def _forecast(
         for earlier in needed:
             visit(earlier, (*trail, address))
 
-        def resolve(name: str) -> str | None:
+        def meaning(name: str) -> str | None:
             owner = tags.get(_canonical(name))
             if owner is not None and owner != address:
                 outputs = done[owner].outputs
@@ -131,13 +140,42 @@ def _forecast(
             return found
 
         try:
-            done[address] = places[one.place].forecast(one, current(objects, address), resolve)
+            done[address] = places[one.place].forecast(one, current(objects, address), meaning) or Forecast(key="")
         except BayplanError as error:
             done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
 
     for address in images:
         visit(address, ())
     return done
+
+
+def _remotes(
+    desired: Mapping[str, Desired],
+    places: Mapping[str, Place],
+    objects: Mapping[str, tuple[Observed, ...]],
+    predicted: Mapping[str, Forecast],
+) -> dict[str, str | None]:
+    """What each push target refers to now, as far as its name is known before the apply."""
+    known: dict[str, Mapping[str, Value]] = {
+        address: outputs for address, one in predicted.items() if (outputs := one.outputs) is not None
+    }
+    for address in objects:
+        found = current(objects, address)
+        if found is not None:
+            known[address] = found.outputs
+    remotes: dict[str, str | None] = {}
+    for one in desired.values():
+        for target in one.properties.get("push") or () if one.kind == "Image" else ():
+            if references(target) <= known.keys() and not holds_secret(target):
+                text = str(resolve(target, known, _no_secret))
+                digest = places[one.place].remote(text)
+                if digest != "":
+                    remotes[text] = digest
+    return remotes
+
+
+def _no_secret(name: str) -> str:
+    raise BayplanError("unresolved", f"a push target may not hold the secret '{name}'")
 
 
 def _canonical(name: str) -> str:

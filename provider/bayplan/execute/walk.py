@@ -88,13 +88,17 @@ class Walk:
         ready = [number for number, count in waiting.items() if not count]
         ready.reverse()  # taken from the end, lowest number first
         finished: dict[int, Finished] = {}
-        done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
+        done: queue.SimpleQueue[_Done | BaseException] = queue.SimpleQueue()
         running = 0
         secrets = self.redactor.watch(self.secrets)
         self.sink = _serial(self.sink)
 
         def work(operation: Operation, step: int) -> None:
-            done.put(self._perform(operation, step, secrets))
+            try:
+                done.put(self._perform(operation, step, secrets))
+            except BaseException as error:  # the process is going down: the walker goes with it, the journal knows
+                done.put(error)
+                raise
 
         with ThreadPoolExecutor(self.parallelism, thread_name_prefix="bayplan-op") as pool:
             arrived: list[_Done] = []
@@ -142,9 +146,7 @@ class Walk:
                     pool.submit(work, operation, step)
                 if not running:
                     break
-                arrived = [_next(done)]
-                while not done.empty():
-                    arrived.append(done.get())
+                arrived = _next(done)
         for number, operation in operations.items():
             if number not in finished:
                 finished[number] = Finished(operation, Result.CANCELLED, 0.0, "not started")
@@ -283,10 +285,15 @@ def _serial(sink: Sink) -> Sink:
     return send
 
 
-def _next(done: queue.SimpleQueue[_Done]) -> _Done:
-    """The next completion. Waits in slices, so that a signal handler of the main thread gets its turn."""
-    while True:
+def _next(done: queue.SimpleQueue[_Done | BaseException]) -> list[_Done]:
+    """All completions that have arrived, at least one. Waits in slices, so that signal handlers get their turn."""
+    arrived: list[_Done] = []
+    while not arrived or not done.empty():
         try:
-            return done.get(timeout=0.5)
+            item = done.get(timeout=0.5)
         except queue.Empty:
             continue
+        if isinstance(item, BaseException):
+            raise item
+        arrived.append(item)
+    return arrived

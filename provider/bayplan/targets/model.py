@@ -46,8 +46,12 @@ class Place(Target, Protocol):
         """The image names that the definition of an Image stands on (``FROM``), as written."""
         ...
 
-    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast:
-        """What the definition of an Image would give, read without effect."""
+    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast | None:
+        """What a definition would give, read without effect: an Image's content, a Repository's uri; None: nothing."""
+        ...
+
+    def remote(self, target: str) -> str | None:
+        """The manifest digest that a push target refers to now; ``""`` where it has none, None where nobody can look."""
         ...
 
     def resolve_image(self, name: str, pull_policy: str) -> str | None:
