@@ -98,7 +98,7 @@ def tell(planned: Planned, applied: Applied, arguments: argparse.Namespace, out:
 
 def _sink(screen: ExitStack, arguments: argparse.Namespace, planned: Planned | None, out: TextIO) -> Sink:
     if arguments.json:
-        return lambda event: None
+        return lambda _event: None
     if out.isatty():
         return screen.enter_context(LiveSink())
     width = max((len(one.address) for one in planned.plan.operations), default=0) if planned else 0

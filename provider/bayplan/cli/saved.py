@@ -29,7 +29,7 @@ def save(planned: Planned, path: Path) -> None:
     }
     draft = path.with_name(path.name + ".part")
     descriptor = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(document, file, separators=(",", ":"))
         file.write("\n")
     draft.replace(path)
