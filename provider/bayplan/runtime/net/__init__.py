@@ -50,7 +50,7 @@ IPv4 only for now: the interfaces of containers and our bridges have IPv6 switch
 
 from __future__ import annotations
 
-from .model import Finding, Network, NetState, Reconciled
+from .model import Finding, NetState, Network, Reconciled
 from .names import host_resolv_conf
 from .networks import Networks
 from .step import StepNetwork

@@ -8,7 +8,7 @@ either; :mod:`.records` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -152,7 +152,27 @@ class Record:
         return replace(self, phase=phase)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # By hand: dataclasses.asdict copies deeply, and every attach writes all records.
+        return {
+            "id": self.id,
+            "name": self.name,
+            "phase": self.phase.value,
+            "links": [
+                {
+                    "network": link.network,
+                    "bridge": link.bridge,
+                    "veth": link.veth,
+                    "ifname": link.ifname,
+                    "address": link.address,
+                    "aliases": link.aliases,
+                }
+                for link in self.links
+            ],
+            "ports": [_port_json(port) for port in self.ports],
+            "wanted": [_port_json(port) for port in self.wanted],
+            "published": self.published,
+            "holder": self.holder,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
@@ -166,6 +186,10 @@ class Record:
             published=data["published"],
             holder=data["holder"],
         )
+
+
+def _port_json(port: Port) -> dict[str, Any]:
+    return {"container": port.container, "host": port.host, "host_ip": port.host_ip, "protocol": port.protocol}
 
 
 @dataclass(slots=True)

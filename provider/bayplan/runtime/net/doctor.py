@@ -1,0 +1,41 @@
+"""What ``doctor`` says about networks: parts that are missing, rights that we do not have, firewalls in the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import firewall, names, nft
+from .model import Finding
+
+
+def findings(root_hash: str, *, in_use: bool) -> list[Finding]:
+    """Everything worth telling, the worst first; no effect. ``in_use``: containers of this root are on bridges now."""
+    out = []
+    if os.geteuid() != 0:
+        return [
+            Finding("network-rights", "bridged networks need root", "run bayplan as root, or use network_mode host")
+        ]
+    if not nft.available():
+        out.append(Finding("nft-missing", "nftables cannot be spoken to", "apt-get install libnftables1 nftables"))
+    if names.program() is None:
+        out.append(Finding("dns-missing", "networks with names need aardvark-dns", "apt-get install aardvark-dns"))
+    if not names.host_servers():
+        out.append(
+            Finding(
+                "dns-loopback-only",
+                "the name servers of this machine are on loopback only: containers on the default network have none",
+                "put a reachable name server into /etc/resolv.conf, or use a network with names",
+            )
+        )
+    if in_use and Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "1":
+        out.append(
+            Finding(
+                "ip-forward-off",
+                "the machine does not forward packets (net.ipv4.ip_forward is 0): containers cannot reach the outside",
+                "sysctl -w net.ipv4.ip_forward=1",
+            )
+        )
+    if nft.available():
+        out += firewall.findings(root_hash, in_use=in_use)
+    return out

@@ -1,0 +1,233 @@
+"""Who holds a port of the machine: a container of this root, one of another root, or a process that listens.
+
+A published port is an nftables entry, not a socket, so nothing in the kernel would refuse a second holder: the first
+translation wins and a listening process is silently bypassed. This module is what refuses instead, before any effect.
+Looking has no effect itself, so plans use it too.
+
+A port on one address meets the same port on that address and on "every address". A process that listens on ``::`` counts
+as one on every address: whether its socket is for IPv6 only does not show in ``/proc/net``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import socket
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bayplan.errors import BayplanError
+from bayplan.runtime.spec import Port
+
+from . import nft
+from .model import RootDir, State
+from .ruleset import table
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+_ATTEMPTS = 64
+_TABLE = re.compile(r"bayplan-([0-9a-f]{8})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A port that cannot be had, and who has it."""
+
+    port: Port
+    holder: str
+
+    def __str__(self) -> str:
+        return f"port {describe(self.port)} is taken by {self.holder}"
+
+
+def describe(port: Port) -> str:
+    where = f"{port.host_ip}:" if port.host_ip else ""
+    return f"{where}{port.host}/{port.protocol}"
+
+
+def normal(ports: Iterable[Port]) -> tuple[Port, ...]:
+    """Ports as they are kept: ``0.0.0.0`` is every address, doubles fall together. Raises ``bad-port``."""
+    out: dict[Port, None] = {}
+    for port in ports:
+        host_ip = "" if port.host_ip == "0.0.0.0" else port.host_ip  # noqa: S104 - nothing is bound here
+        if port.protocol not in PROTOCOLS:
+            raise BayplanError("bad-port", f"{port.protocol!r} is no protocol of ports", hint="tcp, udp or sctp")
+        if not 0 < port.container < 65536 or not 0 <= port.host < 65536:
+            raise BayplanError("bad-port", f"port {port.host}:{port.container} is out of range", hint="1 to 65535")
+        if host_ip:
+            try:
+                ipaddress.IPv4Address(host_ip)
+            except ValueError:
+                raise BayplanError(
+                    "bad-port",
+                    f"{host_ip!r} is no IPv4 address of this machine",
+                    hint="ports are published on IPv4 for now",
+                ) from None
+        out[replace(port, host_ip=host_ip)] = None
+    wanted = tuple(out)
+    for at, port in enumerate(wanted):
+        twin = next((other for other in wanted[:at] if port.host and _meet(port, other)), None)
+        if twin:
+            raise BayplanError("bad-port", f"port {describe(port)} of the machine is published twice")
+    return wanted
+
+
+def _meet(a: Port, b: Port) -> bool:
+    same = a.host == b.host and a.protocol == b.protocol
+    return same and (not a.host_ip or not b.host_ip or a.host_ip == b.host_ip)
+
+
+def conflicts(root: RootDir, state: State, ports: Iterable[Port], besides: Collection[str]) -> list[Conflict]:
+    """Every conflict that ``ports`` (host 0 has none) would meet; what the ids ``besides`` hold does not count."""
+    wanted = [port for port in ports if port.host]
+    if not wanted:
+        return []
+    out = []
+    for record in state.records.values():
+        if record.published and record.id not in besides:
+            holder = f"the container {record.name or record.id[:12]}"
+            out += [Conflict(port, holder) for port in wanted for held in record.ports if _meet(port, held)]
+    for found in _other_roots(root):
+        out += [Conflict(port, found.holder) for port in wanted if _meet(port, found.port)]
+    for listener in _listeners(wanted):
+        out.append(Conflict(listener.port, _process(listener.inode)))
+    return out
+
+
+# -- other roots ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    port: Port
+    holder: str
+
+
+def _other_roots(root: RootDir) -> Iterator[_Held]:
+    """What the tables of other roots publish: the kernel's own word, whether or not we can read their files."""
+    for entry in nft.query("list tables ip"):
+        name = entry["table"]["name"]
+        match = _TABLE.match(name)
+        if not match or name == table(root.hash):
+            continue
+        for where in ("published", "published_at"):
+            try:
+                listed = nft.query(f"list map ip {name} {where}")
+            except nft.NftError as error:
+                if error.missing:
+                    continue  # it went away between the two questions
+                raise
+            for item in listed:
+                for key, _value in item["map"].get("elem", ()) if "map" in item else ():
+                    port = _from_key(key["concat"])
+                    yield _Held(port, _name_elsewhere(root, match[1], port))
+
+
+def _from_key(key: list[str | int]) -> Port:
+    host_ip = str(key[0]) if len(key) == 3 else ""
+    protocol, number = key[-2:]
+    return Port(container=1, host=int(number), host_ip=host_ip, protocol=str(protocol))
+
+
+def _name_elsewhere(root: RootDir, other: str, port: Port) -> str:
+    """The container of another root that holds ``port``, as well as its run_dir tells."""
+    try:
+        data = json.loads((root.run_dir.parent / other / "net" / "state.json").read_text())
+    except (OSError, ValueError):
+        return f"a container of another root (nftables table bayplan-{other})"
+    for record in State.from_json(data).records.values():
+        if record.published and any(_meet(port, held) for held in record.ports):
+            return f"the container {record.name or record.id[:12]} of another root (nftables table bayplan-{other})"
+    return f"a container of another root (nftables table bayplan-{other})"
+
+
+# -- listening processes -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    port: Port
+    inode: str
+
+
+def _listeners(wanted: list[Port]) -> Iterator[_Listener]:
+    """Sockets of the machine that hold a wanted port (proc_net(5)): TCP that listens, UDP that is not connected."""
+    by_number = {f"{port.host:04X}" for port in wanted}
+    for protocol in dict.fromkeys(port.protocol for port in wanted):
+        if protocol == "sctp":
+            continue  # /proc/net/sctp exists only with the module, which publishing does not need
+        state = "0A" if protocol == "tcp" else "07"
+        for family in ("", "6"):
+            try:
+                lines = Path(f"/proc/thread-self/net/{protocol}{family}").read_text().splitlines()[1:]
+            except FileNotFoundError:
+                continue
+            for line in lines:
+                fields = line.split(maxsplit=10)
+                address, _, number = fields[1].rpartition(":")
+                if fields[3] != state or number not in by_number:
+                    continue
+                host_ip = _v4(address)
+                if host_ip is None:
+                    continue
+                held = Port(container=1, host=int(number, 16), host_ip=host_ip, protocol=protocol)
+                for port in wanted:
+                    if _meet(port, held):
+                        yield _Listener(port, fields[9])
+
+
+def _v4(text: str) -> str | None:
+    """The IPv4 address that a socket covers: ``""`` for every one, None for none. Words stand in host byte order."""
+    words = [int(text[at : at + 8], 16).to_bytes(4, "little" if _LITTLE else "big") for at in range(0, len(text), 8)]
+    if not any(any(word) for word in words):
+        return ""
+    if len(words) == 1:
+        return socket.inet_ntoa(words[0])
+    if words[:3] == [b"\0" * 4, b"\0" * 4, b"\0\0\xff\xff"]:
+        return socket.inet_ntoa(words[3])
+    return None
+
+
+_LITTLE = socket.htons(1) != 1
+
+
+def _process(inode: str) -> str:
+    """Who has the socket: ``NAME (pid N)`` where /proc lets us see it."""
+    wanted = f"socket:[{inode}]"
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            for entry in os.scandir(folder / "fd"):
+                if str(Path(entry.path).readlink()) == wanted:
+                    return f"the process {(folder / 'comm').read_text().strip()} (pid {folder.name})"
+        except OSError:
+            continue  # it ended, or is not ours to look into
+    return "a process of this machine that listens on it"
+
+
+# -- the kernel's choice -------------------------------------------------------------------------------------------
+
+
+def resolve(root: RootDir, state: State, ports: Iterable[Port], besides: Collection[str]) -> tuple[Port, ...]:
+    """``ports`` with a free number for each host port 0 (the kernel's choice among its ephemeral ports)."""
+    out: list[Port] = []
+    for port in ports:
+        out.append(port if port.host else _choose(root, state, port, besides, out))
+    return tuple(out)
+
+
+def _choose(root: RootDir, state: State, port: Port, besides: Collection[str], given: list[Port]) -> Port:
+    for _ in range(_ATTEMPTS):
+        kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((port.host_ip, 0))
+            except OSError as error:
+                raise BayplanError("bad-port", f"cannot publish on {port.host_ip}: {error.strerror}") from None
+            chosen = replace(port, host=probe.getsockname()[1])
+        if not any(_meet(chosen, other) for other in given) and not conflicts(root, state, [chosen], besides):
+            return chosen
+    raise BayplanError("port-taken", f"found no free {port.protocol} port in {_ATTEMPTS} attempts")
