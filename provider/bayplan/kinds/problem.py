@@ -1,0 +1,101 @@
+"""What is wrong with a declaration, in words of the domain, and where in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bayplan.errors import nearest
+
+Path = tuple[str | int, ...]
+
+_TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a map",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake. ``path`` leads to it from the checked value: ``("healthcheck", "interval")``, ``("ports", 0)``.
+
+    What is missing or in conflict has the path of the map that it is missing from: ``()`` is the resource itself. ``named``:
+    the message begins with the path.
+    """
+
+    path: Path
+    code: str
+    message: str
+    hint: str = ""
+    named: bool = True
+
+    def below(self, key: str | int) -> Problem:
+        """The same problem, seen from the value that holds this one under ``key``."""
+        return Problem((key, *self.path), self.code, self.message, self.hint, self.named)
+
+    def told(self) -> Problem:
+        """With the path in the message, for who reads only that."""
+        if not self.named or not self.path:
+            return self
+        return Problem(self.path, self.code, f"{dotted(self.path)}: {self.message}", self.hint, False)
+
+
+def dotted(path: Path) -> str:
+    """``healthcheck.test[1]``."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def type_word(value: Any) -> str:
+    """What a value is, in a person's words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    for kind, name in ((str, "text"), (int, "a number"), (float, "a number"), (dict, "a map"), (list, "a list")):
+        if isinstance(value, kind):
+            return name
+    return "an expression"
+
+
+def types_words(types: Iterable[str]) -> str:
+    return " or ".join(_TYPES[name] for name in types)
+
+
+def quoted(value: Any) -> str:
+    """A scalar as a message shows it, short."""
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value)
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
+    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
+
+
+def example_hint(name: str, example: Any) -> str:
+    """``for example ports: ["8080:3000"]``."""
+    text = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
+    return f"for example {name}: {text}"
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """The nearest valid name as a hint, else all of them where they are few."""
+    names = list(candidates)
+    close = nearest(name, names) or next((one for one in names if one.replace("_", "") == _plain(name)), None)
+    if close:
+        return f"did you mean {close}?"
+    return f"there are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
