@@ -4,25 +4,23 @@ A published port is an nftables entry, not a socket, so nothing in the kernel wo
 translation wins and a listening process is silently bypassed. This module is what refuses instead, before any effect.
 Looking has no effect itself, so plans use it too.
 
-A port on one address meets the same port on that address and on "every address". A process that listens on ``::`` counts
-as one on every address: whether its socket is for IPv6 only does not show in ``/proc/net``.
+A port on one address meets the same port on that address and on "every address"; a process that listens on ``::`` has
+every IPv4 address too, unless its socket is for IPv6 only.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bayplan.errors import BayplanError
 from bayplan.runtime.spec import Port
 
-from . import nft
+from . import listeners, nft
 from .model import RootDir, State
 from .ruleset import table
 
@@ -89,10 +87,12 @@ def conflicts(root: RootDir, state: State, ports: Iterable[Port], besides: Colle
         if record.published and record.id not in besides:
             holder = f"the container {record.name or record.id[:12]}"
             out += [Conflict(port, holder) for port in wanted for held in record.ports if _meet(port, held)]
-    for found in _other_roots(root):
-        out += [Conflict(port, found.holder) for port in wanted if _meet(port, found.port)]
-    for listener in _listeners(wanted):
-        out.append(Conflict(listener.port, _process(listener.inode)))
+    for foreign in _other_roots(root):
+        out += [Conflict(port, foreign.holder) for port in wanted if _meet(port, foreign.port)]
+    for protocol in dict.fromkeys(port.protocol for port in wanted):
+        for found in listeners.listening(protocol, (port.host for port in wanted if port.protocol == protocol)):
+            held = Port(container=1, host=found.number, host_ip=found.host_ip, protocol=protocol)
+            out += [Conflict(port, listeners.process(found.inode)) for port in wanted if _meet(port, held)]
     return out
 
 
@@ -141,71 +141,6 @@ def _name_elsewhere(root: RootDir, other: str, port: Port) -> str:
         if record.published and any(_meet(port, held) for held in record.ports):
             return f"the container {record.name or record.id[:12]} of another root (nftables table bayplan-{other})"
     return f"a container of another root (nftables table bayplan-{other})"
-
-
-# -- listening processes -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    port: Port
-    inode: str
-
-
-def _listeners(wanted: list[Port]) -> Iterator[_Listener]:
-    """Sockets of the machine that hold a wanted port (proc_net(5)): TCP that listens, UDP that is not connected."""
-    by_number = {f"{port.host:04X}" for port in wanted}
-    for protocol in dict.fromkeys(port.protocol for port in wanted):
-        if protocol == "sctp":
-            continue  # /proc/net/sctp exists only with the module, which publishing does not need
-        state = "0A" if protocol == "tcp" else "07"
-        for family in ("", "6"):
-            try:
-                lines = Path(f"/proc/thread-self/net/{protocol}{family}").read_text().splitlines()[1:]
-            except FileNotFoundError:
-                continue
-            for line in lines:
-                fields = line.split(maxsplit=10)
-                address, _, number = fields[1].rpartition(":")
-                if fields[3] != state or number not in by_number:
-                    continue
-                host_ip = _v4(address)
-                if host_ip is None:
-                    continue
-                held = Port(container=1, host=int(number, 16), host_ip=host_ip, protocol=protocol)
-                for port in wanted:
-                    if _meet(port, held):
-                        yield _Listener(port, fields[9])
-
-
-def _v4(text: str) -> str | None:
-    """The IPv4 address that a socket covers: ``""`` for every one, None for none. Words stand in host byte order."""
-    words = [int(text[at : at + 8], 16).to_bytes(4, "little" if _LITTLE else "big") for at in range(0, len(text), 8)]
-    if not any(any(word) for word in words):
-        return ""
-    if len(words) == 1:
-        return socket.inet_ntoa(words[0])
-    if words[:3] == [b"\0" * 4, b"\0" * 4, b"\0\0\xff\xff"]:
-        return socket.inet_ntoa(words[3])
-    return None
-
-
-_LITTLE = socket.htons(1) != 1
-
-
-def _process(inode: str) -> str:
-    """Who has the socket: ``NAME (pid N)`` where /proc lets us see it."""
-    wanted = f"socket:[{inode}]"
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            for entry in os.scandir(folder / "fd"):
-                if str(Path(entry.path).readlink()) == wanted:
-                    return f"the process {(folder / 'comm').read_text().strip()} (pid {folder.name})"
-        except OSError:
-            continue  # it ended, or is not ours to look into
-    return "a process of this machine that listens on it"
 
 
 # -- the kernel's choice -------------------------------------------------------------------------------------------
