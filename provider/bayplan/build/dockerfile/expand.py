@@ -122,7 +122,7 @@ class _Reading:
                 words.end()
                 return "".join(result), words.done
             if char == "$":
-                value = self.dollar(raw_escapes)
+                value = self.dollar()
                 result.append(value)
                 words.add(value)
             elif self.of.quotes and char in "'\"":
@@ -181,7 +181,7 @@ class _Reading:
                 self.at += 1
                 return "".join(result) + mark
             if char == "$":
-                result.append(self.dollar(raw_escapes))
+                result.append(self.dollar())
                 continue
             self.at += 1
             if char == self.of.escape:
@@ -208,7 +208,7 @@ class _Reading:
                 self.at += 1
         return self.text[start : self.at]
 
-    def dollar(self, raw_escapes: bool) -> str:
+    def dollar(self) -> str:
         self.at += 1
         if self.peek() != "{":
             name = self.name()

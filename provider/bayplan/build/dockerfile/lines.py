@@ -39,7 +39,6 @@ class LogicalLine:
     places: tuple[tuple[int, int], ...]
     end_line: int
     heredocs: tuple[Heredoc, ...] = ()
-    raw: str = ""
 
     def place(self, offset: int = 0) -> tuple[int, int]:
         """Line and column in the file of the character at ``offset`` of the text."""
@@ -157,10 +156,9 @@ class _Reader:
         text = "".join(pieces)
         if not text.strip():
             return
-        line = LogicalLine(text, tuple(offsets), tuple(places), self.at)
-        heredocs = self._heredocs(line)
-        raw = "".join(self.physical[first : self.at])
-        self.lines.append(LogicalLine(text, line.offsets, line.places, self.at, heredocs, raw))
+        glued = LogicalLine(text, tuple(offsets), tuple(places), self.at)
+        heredocs = self._heredocs(glued)
+        self.lines.append(LogicalLine(text, glued.offsets, glued.places, self.at, heredocs))
 
     def _heredocs(self, line: LogicalLine) -> tuple[Heredoc, ...]:
         if "<<" not in line.text or not _may_carry(line.text):

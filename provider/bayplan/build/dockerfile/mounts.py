@@ -184,3 +184,11 @@ def _number(key: str, text: str, radix: int) -> int:
     if not 0 <= value < 2**32:
         raise ValueError(f"{key}={text} is not a number")
     return value
+
+
+def at_target(spec: MountSpec, target: str) -> MountSpec:
+    """The same mount with its target made absolute."""
+    from dataclasses import replace
+
+    cache_id = target if spec.type is MountType.CACHE and spec.cache_id == spec.target else spec.cache_id
+    return replace(spec, target=target, cache_id=cache_id)

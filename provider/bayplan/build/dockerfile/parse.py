@@ -411,7 +411,8 @@ def _healthcheck(at: _Reading) -> model.HealthCheck:
     retries = at.flag("retries") or "0"
     if not retries.isdecimal() or int(retries) > 2**31 - 1:
         at.fail(f"--retries={retries} is not a count", at.values["retries"][0].offset)
-    return model.HealthCheck(*at.head, command, *durations, int(retries))
+    interval, timeout, start_period, start_interval = durations
+    return model.HealthCheck(*at.head, command, interval, timeout, start_period, start_interval, int(retries))
 
 
 def _onbuild(at: _Reading) -> model.OnBuild:
