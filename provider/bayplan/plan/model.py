@@ -158,6 +158,7 @@ class Observed:
 
     * Container: ``state`` (``running``, ``paused``, ``exited``, ``created``, ``stopped``), and of one that ended
       ``exit_code``; ``stopped`` is True when somebody asked it to stop. ``image`` is a digest or ends in ``@<digest>``.
+    * Repository: ``images``, the digest that each tag refers to (absent: nobody looked; then ``World.remotes`` is asked).
     * Image: ``key`` (see :class:`Forecast`), ``digest``, and ``tags``: the names in the store that point at it for us.
     """
 
@@ -204,15 +205,14 @@ class World:
     """One consistent look at the world for a plan.
 
     ``objects`` holds everything found under this stack's identity, by address (more than one object where a replacement
-    was interrupted); ``forecasts`` by address; ``resolved`` maps (place, image name as written) to the digest
-    that section 8 of DESIGN gives it; ``remotes`` maps a push target (``127.0.0.1:5000/team/shop:1.0``) to the digest that
-    it refers to now: absent where there is none, None where it could not be looked at; ``problems`` by address are troubles that can be known before the apply (a taken
+    was interrupted); ``forecasts`` by address; ``remotes`` maps a push target outside the stack's repositories
+    (``ghcr.io/team/shop:1.0``) to the digest that it refers to now: absent where there is none, None where it could not be
+    looked at; ``problems`` by address are troubles that can be known before the apply (a taken
     port); ``calls`` counts the list and read calls the look took, ``looked_at`` the objects.
     """
 
     objects: Mapping[str, tuple[Observed, ...]] = field(default_factory=dict)
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
-    resolved: Mapping[tuple[str, str], str] = field(default_factory=dict)
     remotes: Mapping[str, str | None] = field(default_factory=dict)
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -265,9 +265,10 @@ class Operation:
 
     ``number`` counts from 1 in the order of the plan; ``after`` are the numbers that must have ended well before.
     ``precondition`` is the hash of the observed object (``""``: it must not exist; :data:`FOLLOWS`: an earlier operation
-    of this plan made it what it is); an operation whose object differs now fails alone, with its dependants. ``inputs`` are all declared properties (expressions still in place: values of
-    other operations and secrets are filled in at the last moment). ``cause`` is one line for people; ``note`` what it
-    costs the service. ``recovers`` marks an operation that finishes what an interrupted run left.
+    of this plan made it what it is); an operation whose object differs now fails alone, with its dependants. ``inputs``
+    are all declared properties (expressions still in place: values of other operations and secrets are filled in at the
+    last moment). ``cause`` is one line for people; ``note`` what it costs the service. ``recovers`` marks an operation
+    that finishes what an interrupted run left.
     """
 
     number: int
@@ -312,8 +313,6 @@ class Plan:
     operations: tuple[Operation, ...]
     #: What addresses that keep their object output now (references to them resolve without an operation).
     known: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
-    #: Recorded addresses that are neither declared nor there any more: the state may forget them, the world needs nothing.
-    forgets: tuple[str, ...] = ()
     outputs: Mapping[str, Value] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
