@@ -39,6 +39,7 @@ class Fault(Enum):
     UNSUPPORTED = ("unsupported", "UNSUPPORTED", HTTPStatus.METHOD_NOT_ALLOWED)
     DENIED = ("denied", "DENIED", HTTPStatus.FORBIDDEN)
     UNAUTHORIZED = ("unauthorized", "UNAUTHORIZED", HTTPStatus.UNAUTHORIZED)
+    BUSY = ("registry-busy", "TOOMANYREQUESTS", HTTPStatus.TOO_MANY_REQUESTS)
     STORE_FULL = ("store-full", "UNKNOWN", HTTPStatus.INSUFFICIENT_STORAGE)
 
     def __init__(self, code: str, oci: str, status: HTTPStatus) -> None:

@@ -1,0 +1,314 @@
+"""The registry: repositories, tags and manifests over the host's content store, one state machine for every face.
+
+What it promises. A tag never dangles: a manifest's bytes, and every blob it names, are durable in the store before the
+row that names them is, and the rows hold each other by foreign keys. A local push copies nothing: the blobs are in the
+store already, so :meth:`Registry.push_local` is one transaction. Any number of processes work on one root at once; what
+an apply writes, a running server serves with its next answer. Garbage collection sees everything through
+:meth:`Registry.references`, which also covers what was uploaded lately and stands in no manifest yet.
+
+What it refuses to know: HTTP, who is calling, and where the store keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from bayplan.errors import BayplanError
+from bayplan.oci.digest import Digest
+from bayplan.oci.root import Root
+from bayplan.oci.store import BlobWriter, Store
+from bayplan.registry import contents, ledger
+from bayplan.registry.contents import Contents
+from bayplan.registry.database import Database
+from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.model import (
+    MOST_RESOURCE_TAGS,
+    Pushed,
+    Repository,
+    StoredManifest,
+    Tag,
+    TagMutability,
+    digest_name,
+    repository_name,
+    tag_name,
+)
+
+UPLOAD_GRACE = 24 * 3600.0  # seconds that a blob is kept without a manifest
+MOST_TAGS_AT_ONCE = 100
+_EVERYTHING = -1  # SQLite's LIMIT for "no limit"
+_DEEPEST_INDEX = 8
+
+
+class Registry:
+    """The registry of a root. Cheap to make; safe from any thread. ``grace``: seconds a blob lives without a manifest."""
+
+    def __init__(self, root: Root, *, store: Store | None = None, grace: float = UPLOAD_GRACE) -> None:
+        self.root = root
+        self.store = store or Store(root)
+        self.grace = grace
+        self._database = Database(root.path / "registry" / "registry.db")
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- repositories ----------------------------------------------------------------------------------------------
+
+    def create_repository(
+        self,
+        name: str,
+        *,
+        mutability: TagMutability = TagMutability.MUTABLE,
+        tags: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Repository:
+        """Make a repository. Raises ``bad-repository-name``, ``repository-exists``, ``parameter-invalid``."""
+        made = Repository(
+            repository_name(name), uuid.uuid4().hex, time.time(), mutability, _checked(tags or {}), dict(labels or {})
+        )
+        self._database.write(lambda db: ledger.insert_repository(db, made))
+        return made
+
+    def ensure_repository(self, name: str) -> Repository:
+        """The repository ``name``, made with defaults where there is none."""
+        with suppress(RegistryError):  # unknown: made below, where anything else it might be comes up again
+            return self.describe(name)
+        made = Repository(repository_name(name), uuid.uuid4().hex, time.time())
+        return self._database.write(lambda db: ledger.ensure_repository(db, made))
+
+    def describe(self, name: str) -> Repository:
+        """Raises ``repository-unknown``."""
+        found = self._database.read(lambda db: ledger.repositories(db, name=name))
+        if not found:
+            raise RegistryError(Fault.NAME_UNKNOWN, f"there is no repository {name[:256]}")
+        return found[0]
+
+    def list(self, labels: Mapping[str, str] | None = None) -> tuple[Repository, ...]:
+        """The repositories that carry all of ``labels``, in the order of their names; linear in their number."""
+        return self._database.read(lambda db: ledger.repositories(db, labels=labels))
+
+    def catalog(self, after: str = "", limit: int = _EVERYTHING) -> tuple[str, ...]:
+        """Names of repositories, in order."""
+        return self._database.read(lambda db: ledger.catalog(db, after, limit))
+
+    def update_repository(
+        self,
+        name: str,
+        *,
+        mutability: TagMutability | None = None,
+        tags: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Repository:
+        """Set what is given, ``tags`` and ``labels`` as a whole. Raises ``repository-unknown``."""
+        checked = None if tags is None else _checked(tags)
+        self._database.write(lambda db: ledger.update_repository(db, name, mutability, checked, labels))
+        return self.describe(name)
+
+    def delete_repository(self, name: str, *, force: bool = False) -> None:
+        """Raises ``repository-unknown``, and ``repository-not-empty`` where it holds images and ``force`` is not given."""
+        self._database.write(lambda db: ledger.delete_repository(db, name, force=force))
+
+    # -- manifests and tags ----------------------------------------------------------------------------------------
+
+    def put_manifest(
+        self,
+        repository: str,
+        reference: str,
+        content: bytes,
+        media_type: str = "",
+        *,
+        tags: Sequence[str] = (),
+        link: bool = False,
+        sparse: bool = False,
+    ) -> Pushed:
+        """Push a manifest under ``reference`` (a tag or its digest) and further ``tags``.
+
+        Its blobs must be linked in the repository; with ``link`` those that the store holds are linked on the way (for
+        callers who may read the whole store). ``sparse`` lets an index name manifests that are not there. Durable when
+        it returns. Raises ``manifest-invalid``, ``manifest-too-large``, ``manifest-blob-unknown``, ``tag-immutable``,
+        ``invalid-digest`` (the content is not what the digest says), ``repository-unknown``.
+        """
+        by_digest = ":" in reference
+        names = tuple(dict.fromkeys(map(tag_name, tags if by_digest else (reference, *tags))))
+        if len(names) > MOST_TAGS_AT_ONCE:
+            raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
+        claimed = digest_name(reference) if by_digest else None
+        parsed = contents.read(content, media_type)
+        with self.store.lease():
+            digest = self._keep(content, claimed)
+            sizes = self._sizes(parsed, always=link)
+            now = time.time()
+
+            def record(db: ledger.Connection) -> None:
+                ledger.insert_manifest(
+                    db, repository, digest, parsed, len(content), now, link=sizes if link else {}, sparse=sparse
+                )
+                ledger.set_tags(db, repository, digest, names, now)
+
+            self._database.write(record)
+        return Pushed(digest, names, parsed.subject)
+
+    def push_local(self, repository: str, tag: str, digest: Digest) -> Pushed:
+        """Push an image or index of the store under ``tag``: one transaction, no copy, durable when it returns.
+
+        An index takes along those of its manifests that the store has. Raises ``image-unknown`` where the store lacks
+        the manifest, ``manifest-blob-unknown`` where it lacks a blob, ``tag-immutable``, ``repository-unknown``.
+        """
+        tag_name(tag)
+        with self.store.lease():
+            found: dict[Digest, tuple[Contents, int]] = {}
+            self._gather(digest, found, 0)
+            sizes = {
+                name: size for parsed, _ in found.values() for name, size in self._sizes(parsed, always=True).items()
+            }
+            now = time.time()
+
+            def record(db: ledger.Connection) -> None:
+                for one, (parsed, size) in found.items():  # children stand before their index
+                    ledger.insert_manifest(db, repository, one, parsed, size, now, link=sizes, sparse=True)
+                ledger.set_tags(db, repository, digest, (tag,), now)
+
+            self._database.write(record)
+        return Pushed(digest, (tag,), found[digest][0].subject)
+
+    def resolve(self, repository: str, reference: str) -> StoredManifest:
+        """What a tag or digest names. Raises ``repository-unknown``, ``tag-unknown``, ``manifest-unknown``."""
+        return self._database.read(lambda db: ledger.manifest(db, repository, reference))
+
+    def manifest(self, repository: str, reference: str) -> tuple[StoredManifest, bytes]:
+        """:meth:`resolve` and the manifest's bytes."""
+        row = self.resolve(repository, reference)
+        return row, self.store.read(row.digest, contents.MANIFEST_LIMIT)
+
+    def manifests(self, repository: str) -> tuple[StoredManifest, ...]:
+        """Every manifest of a repository, oldest push first."""
+        return self._database.read(lambda db: ledger.manifests(db, repository))
+
+    def tags(self, repository: str, after: str = "", limit: int = _EVERYTHING) -> tuple[Tag, ...]:
+        """Tags in the order of their bytes, those behind ``after``. Raises ``repository-unknown``."""
+        return self._database.read(lambda db: ledger.tags(db, repository, after, limit))
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Take a tag away; its manifest stays. Raises ``tag-unknown``."""
+        self._database.write(lambda db: ledger.delete_tag(db, repository, tag))
+
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Take a manifest and all its tags away. Raises ``manifest-unknown``."""
+        self._database.write(lambda db: ledger.delete_manifest(db, repository, digest))
+
+    def referrers(
+        self, repository: str, subject: Digest, artifact_type: str = "", after: str = "", limit: int = _EVERYTHING
+    ) -> tuple[StoredManifest, ...]:
+        """The manifests that name ``subject``, which itself need not be there. Raises ``repository-unknown``."""
+        return self._database.read(lambda db: ledger.referrers(db, repository, subject, artifact_type, after, limit))
+
+    # -- blobs -----------------------------------------------------------------------------------------------------
+
+    def blob(self, repository: str, digest: Digest) -> int:
+        """The size in bytes of a blob of the repository.
+
+        Who asks may rely on the answer for a push that follows: a blob that waits for its manifest waits anew.
+        Raises ``blob-unknown``, ``repository-unknown``.
+        """
+        found = self._database.read(lambda db: ledger.blob(db, repository, digest))
+        if found is not None:
+            size, seen, named = found
+            if named or seen > time.time() - self.grace / 2:
+                return size
+            with self.store.lease():
+                if self._touched(digest):
+                    self._link(repository, digest, size)
+                    return size
+        raise RegistryError(Fault.BLOB_UNKNOWN, f"the repository {repository} has no blob {digest}")
+
+    def link_blob(self, repository: str, digest: Digest, source: str | None = None) -> int:
+        """Make a blob that ``source`` (None: any repository) holds one of ``repository`` too; its size in bytes.
+
+        Raises ``blob-unknown`` where it is not there, ``repository-unknown`` for ``repository``.
+        """
+        unknown = RegistryError(Fault.BLOB_UNKNOWN, f"there is no blob {digest} to mount")
+        if not self._database.read(lambda db: ledger.blob_held(db, digest, source)):
+            raise unknown
+        with self.store.lease():
+            if not self._touched(digest):
+                raise unknown
+            size = self.store.size(digest)
+            self._link(repository, digest, size)
+        return size
+
+    def keep_blob(self, repository: str, digest: Digest, size: int) -> None:
+        """Link a blob that was just written to the store; the caller holds the lease under which it was written."""
+        self._link(repository, digest, size)
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Take a blob's link away. Raises ``blob-unknown``, ``denied`` while a manifest of the repository names it."""
+        self._database.write(lambda db: ledger.delete_blob(db, repository, digest))
+
+    # -- garbage ---------------------------------------------------------------------------------------------------
+
+    def references(self) -> Iterator[Digest]:
+        """The digests that the store must keep for the registry; the store walks the manifests among them itself."""
+        since = time.time() - self.grace
+        yield from self._database.read(lambda db: tuple(ledger.references(db, since)))
+
+    def expire(self) -> int:
+        """Forget blobs that waited longer than the grace for a manifest; how many. Run before a collection."""
+        before = time.time() - self.grace
+        return self._database.write(lambda db: ledger.expire_blobs(db, before))
+
+    # -- the store -------------------------------------------------------------------------------------------------
+
+    def _keep(self, content: bytes, claimed: Digest | None) -> Digest:
+        with self.store.writer(claimed.algorithm if claimed else "sha256") as writer:
+            writer.write(content)
+            return commit(writer, claimed)
+
+    def _touched(self, digest: Digest) -> bool:
+        if not self.store.has(digest):
+            return False
+        self.store.touch(digest)
+        return self.store.has(digest)
+
+    def _sizes(self, parsed: Contents, *, always: bool) -> dict[Digest, int]:
+        """Touch a manifest's blobs so that no collection takes them before the row stands; their sizes."""
+        sizes: dict[Digest, int] = {}
+        for child in (*parsed.blobs, *parsed.manifests):
+            if self._touched(child.digest) and always:
+                sizes[child.digest] = self.store.size(child.digest)
+        return sizes
+
+    def _gather(self, digest: Digest, found: dict[Digest, tuple[Contents, int]], depth: int) -> None:
+        if digest in found:
+            return
+        if depth > _DEEPEST_INDEX:
+            raise RegistryError(Fault.MANIFEST_INVALID, f"indexes are nested more than {_DEEPEST_INDEX} deep")
+        content = self.store.read(digest, contents.MANIFEST_LIMIT)
+        parsed = contents.read(content)
+        for child in parsed.manifests:
+            if self.store.has(child.digest):
+                self._gather(child.digest, found, depth + 1)
+        found[digest] = (parsed, len(content))
+
+    def _link(self, repository: str, digest: Digest, size: int) -> None:
+        now = time.time()
+        self._database.write(lambda db: ledger.insert_blob(db, ledger.repository_id(db, repository), digest, size, now))
+
+
+def _checked(tags: Mapping[str, str]) -> dict[str, str]:
+    """Resource tags within ECR's limits (TagResource)."""
+    if len(tags) > MOST_RESOURCE_TAGS or any(not 1 <= len(k) <= 128 or len(v) > 256 for k, v in tags.items()):
+        raise RegistryError(
+            Fault.PARAMETER_INVALID,
+            f"a repository has at most {MOST_RESOURCE_TAGS} tags, of keys up to 128 and values up to 256 characters",
+        )
+    return dict(tags)
+
+
+def commit(writer: BlobWriter, digest: Digest | None) -> Digest:
+    """Commit a blob, with the store's refusal of wrong bytes in this core's words (``invalid-digest``)."""
+    try:
+        return writer.commit(digest)
+    except BayplanError as error:
+        raise RegistryError(Fault.DIGEST_INVALID, error.message) from None
