@@ -61,12 +61,24 @@ class Source:
         *,
         key: bool = False,
         hint: str = "",
-        offset: int = 0,
     ) -> BayplanError:
-        """An error at ``path``; ``offset`` moves the column right, into a scalar (an expression inside a string)."""
+        """An error at ``path``, or at its key."""
         where = self.where(path, key=key)
-        if offset:
-            where = Where(where.file, where.line, where.column + offset)
+        return self.error_at(code, message, where.line, where.column, hint)
+
+    def error_within(
+        self, code: str, message: str, path: Sequence[str | int], text: str, offset: int, *, hint: str = ""
+    ) -> BayplanError:
+        """An error ``offset`` characters into the scalar ``text`` at ``path``: at that character, where the file has the
+        text as it is (no escapes, no folding), else where the scalar starts."""
+        where = self.where(path)
+        row, start = text.count("\n", 0, offset), text.rfind("\n", 0, offset) + 1
+        wanted = text.split("\n")[row].strip()
+        inside = offset - start - (len(text[start:]) - len(text[start:].lstrip()))
+        for number in range(where.line, where.line + text.count("\n") + 2):
+            at = self.line(number).find(wanted, where.column - 1 if number == where.line else 0)
+            if at >= 0 and wanted:
+                return self.error_at(code, message, number, at + 1 + inside, hint)
         return self.error_at(code, message, where.line, where.column, hint)
 
     def error_at(self, code: str, message: str, line: int, column: int, hint: str = "") -> BayplanError:
