@@ -42,7 +42,9 @@ class Platform:
         """``os/architecture[/variant]``. Raises BayplanError ``bad-platform``."""
         parts = text.split("/")
         if len(parts) not in (2, 3) or not all(parts):
-            raise BayplanError("bad-platform", f"'{text}' is not a platform", hint="write linux/amd64 or linux/arm64/v8")
+            raise BayplanError(
+                "bad-platform", f"'{text}' is not a platform", hint="write linux/amd64 or linux/arm64/v8"
+            )
         return cls(*parts)
 
     @classmethod
@@ -108,4 +110,6 @@ class Descriptor:
 
 
 def bad_manifest(what: str) -> BayplanError:
-    return BayplanError("bad-manifest", f"the manifest is not valid: {what}", hint="the image is broken; make or pull it again")
+    return BayplanError(
+        "bad-manifest", f"the manifest is not valid: {what}", hint="the image is broken; make or pull it again"
+    )

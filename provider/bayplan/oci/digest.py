@@ -57,5 +57,7 @@ class Digest(str):
 def new_hash(algorithm: str, data: bytes = b"") -> Hash:
     """A running hash. Raises BayplanError ``invalid-digest`` for an algorithm that is not supported."""
     if algorithm not in _LENGTHS:
-        raise BayplanError("invalid-digest", f"the digest algorithm '{algorithm}' is not supported", hint="use sha256 or sha512")
+        raise BayplanError(
+            "invalid-digest", f"the digest algorithm '{algorithm}' is not supported", hint="use sha256 or sha512"
+        )
     return hashlib.new(algorithm, data, usedforsecurity=True)

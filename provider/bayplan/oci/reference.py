@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?")
+_DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?"
+)
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _DOCKER = "docker.io"
@@ -53,7 +55,11 @@ class ImageName:
     def canonical(self) -> str:
         """The full name, with ``:latest`` where neither tag nor digest is given."""
         tag = self.tag or ("" if self.digest else "latest")
-        return f"{self.registry}/{self.repository}" + (f":{tag}" if tag else "") + (f"@{self.digest}" if self.digest else "")
+        return (
+            f"{self.registry}/{self.repository}"
+            + (f":{tag}" if tag else "")
+            + (f"@{self.digest}" if self.digest else "")
+        )
 
     def familiar(self) -> str:
         """The short name that people write: ``python:3.12`` for ``docker.io/library/python:3.12``."""

@@ -379,7 +379,9 @@ class BlobWriter:
         if expected is not None and digest != expected:
             self.abort()
             raise BayplanError(
-                "digest-mismatch", f"the content is {digest}, not {expected} as announced", hint="it was damaged on the way"
+                "digest-mismatch",
+                f"the content is {digest}, not {expected} as announced",
+                hint="it was damaged on the way",
             )
         if self._store.touch(digest):
             self.abort()
