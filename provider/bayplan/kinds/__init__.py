@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bayplan.kinds.canonical import equal, normalise
 from bayplan.kinds.check import COMMON, validate, validate_address, validate_common, validate_stack_section
-from bayplan.kinds.model import KIND_NAMES, Kind, Property, load
+from bayplan.kinds.model import KIND_NAMES, Kind, Property, load, schema
 from bayplan.kinds.places import anchored, anchored_section
 from bayplan.kinds.problem import Problem
 
@@ -27,6 +27,7 @@ __all__ = [
     "equal",
     "load",
     "normalise",
+    "schema",
     "validate",
     "validate_address",
     "validate_common",

@@ -73,6 +73,11 @@ def kind_named(name: str) -> Kind:
     return found
 
 
+def schema(name: str) -> Mapping[str, Any]:
+    """The schema of a kind as it stands in its file, or of the stack file (``stack``, the kinds not put in)."""
+    return read_schema("stack.source.json") if name == "stack" else kind_named(name).schema
+
+
 def unknown_kind(name: str) -> BayplanError:
     close = nearest(name, KIND_NAMES) or nearest(name.capitalize(), KIND_NAMES)
     hint = f"did you mean {close}?" if close else f"there are {', '.join(KIND_NAMES)}"
