@@ -1,0 +1,210 @@
+"""Control groups: what a container uses, whether it is frozen, and the end of what is left in one. Versions 1 and 2.
+
+Numbers are read from the files themselves: asking the OCI runtime costs a process each time. Version 1 has one tree per
+controller below ``/sys/fs/cgroup/<controller>``, version 2 has one for all (kernel: cgroup-v1/*.rst, cgroup-v2.rst).
+A file that is not there (a controller that is not enabled) counts as 0, never as an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayplan.runtime.kernel import Process, until
+from bayplan.runtime.ociruntime import CGROUPS, cgroups_unified
+
+_NO_LIMIT = 1 << 60  # version 1 says "no limit" with a number near 2^63
+_KILL_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Use of one container at ``time`` (seconds since 1970). ``cpu`` is seconds of processor time since the start; sizes are
+    bytes; ``memory`` is without the page cache that can be dropped (as ``docker stats``); None is without limit."""
+
+    time: float
+    cpu: float = 0.0
+    memory: int = 0
+    memory_limit: int | None = None
+    pids: int = 0
+    pids_limit: int | None = None
+    read_bytes: int = 0
+    written_bytes: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:  # not enabled, or the group has just ended (ENODEV)
+        return ""
+
+
+def _number(path: Path) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _limit(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+
+
+def _pairs(path: Path) -> dict[str, int]:
+    """``key value`` lines."""
+    out = {}
+    for line in _text(path).splitlines():
+        key, _, value = line.partition(" ")
+        if value.strip().isdigit():
+            out[key] = int(value)
+    return out
+
+
+def folder(cgroup: str, controller: str, *, base: Path = CGROUPS, unified: bool | None = None) -> Path:
+    """The group's folder for a controller."""
+    one = cgroups_unified() if unified is None else unified
+    return base / cgroup.lstrip("/") if one else base / controller / cgroup.lstrip("/")
+
+
+def stats(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> Stats:
+    """What the group uses now."""
+    one = cgroups_unified() if unified is None else unified
+    if one:
+        here = base / cgroup.lstrip("/")
+        memory = _number(here / "memory.current")
+        inactive = _pairs(here / "memory.stat").get("inactive_file", 0)
+        read = written = 0
+        for line in _text(here / "io.stat").splitlines():
+            for word in line.split()[1:]:
+                key, _, value = word.partition("=")
+                read += int(value) if key == "rbytes" else 0
+                written += int(value) if key == "wbytes" else 0
+        return Stats(
+            time=time.time(),
+            cpu=_pairs(here / "cpu.stat").get("usage_usec", 0) / 1e6,
+            memory=max(0, memory - inactive),
+            memory_limit=_limit(here / "memory.max"),
+            pids=_number(here / "pids.current"),
+            pids_limit=_limit(here / "pids.max"),
+            read_bytes=read,
+            written_bytes=written,
+        )
+
+    def at(controller: str, name: str) -> Path:
+        return base / controller / cgroup.lstrip("/") / name
+
+    memory = _number(at("memory", "memory.usage_in_bytes"))
+    inactive = _pairs(at("memory", "memory.stat")).get("total_inactive_file", 0)
+    read = written = 0
+    for line in _text(at("blkio", "blkio.throttle.io_service_bytes")).splitlines():
+        words = line.split()
+        if len(words) == 3:
+            read += int(words[2]) if words[1] == "Read" else 0
+            written += int(words[2]) if words[1] == "Write" else 0
+    return Stats(
+        time=time.time(),
+        cpu=_number(at("cpuacct", "cpuacct.usage")) / 1e9,
+        memory=max(0, memory - inactive),
+        memory_limit=_limit(at("memory", "memory.limit_in_bytes")),
+        pids=_number(at("pids", "pids.current")),
+        pids_limit=_limit(at("pids", "pids.max")),
+        read_bytes=read,
+        written_bytes=written,
+    )
+
+
+def network_bytes(pid: int) -> tuple[int, int]:
+    """(received, sent) of all interfaces but ``lo`` in the network namespace of a process (proc(5), ``net/dev``)."""
+    received = sent = 0
+    for line in _text(Path(f"/proc/{pid}/net/dev")).splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name.strip() != "lo" and len(words) >= 9:
+            received += int(words[0])
+            sent += int(words[8])
+    return received, sent
+
+
+def frozen(cgroup: str) -> bool:
+    """Whether the group is paused."""
+    if cgroups_unified():
+        return _pairs(folder(cgroup, "") / "cgroup.events").get("frozen", 0) == 1
+    return _text(folder(cgroup, "freezer") / "freezer.state").strip() == "FROZEN"
+
+
+def oom_killed(cgroup: str) -> bool:
+    """Whether the kernel killed a process of the group for want of memory; ask before the group is removed."""
+    if cgroups_unified():
+        return _pairs(folder(cgroup, "") / "memory.events").get("oom_kill", 0) > 0
+    return _pairs(folder(cgroup, "memory") / "memory.oom_control").get("oom_kill", 0) > 0
+
+
+def accounts_swap() -> bool:
+    """Whether a limit on memory and swap together can be set."""
+    return cgroups_unified() or (CGROUPS / "memory" / "memory.memsw.limit_in_bytes").exists()
+
+
+def _trees() -> Iterator[Path]:
+    """The mounted hierarchies."""
+    if cgroups_unified():
+        yield CGROUPS
+        return
+    with contextlib.suppress(OSError):
+        for entry in sorted(CGROUPS.iterdir()):
+            if not entry.is_symlink() and (entry / "cgroup.procs").exists():
+                yield entry
+
+
+def members(cgroup: str) -> list[Process]:
+    """Every process in the group, in any hierarchy."""
+    found = set()
+    for tree in _trees():
+        for directory, _, _ in os.walk(tree / cgroup.lstrip("/")):
+            found.update(int(pid) for pid in _text(Path(directory) / "cgroup.procs").split())
+    return [process for process in map(Process.of, sorted(found)) if process is not None]
+
+
+def _thaw(cgroup: str) -> None:
+    for path, word in (
+        (folder(cgroup, "freezer") / "freezer.state", "THAWED"),
+        (folder(cgroup, "") / "cgroup.freeze", "0"),
+    ):
+        if path.exists():
+            with contextlib.suppress(OSError):  # it ended in this instant
+                path.write_text(word)
+
+
+def destroy(cgroup: str) -> None:
+    """Kill every process of the group and remove it from every hierarchy; nothing to do is no error."""
+    trees = [tree / cgroup.lstrip("/") for tree in _trees()]
+    there = [tree for tree in trees if tree.exists()]
+    if not there:
+        return
+    for process in members(cgroup):
+        process.send(signal.SIGKILL)
+    _thaw(cgroup)
+
+    def removed() -> bool:
+        for process in members(cgroup):
+            process.send(signal.SIGKILL)
+        for tree in there:
+            for directory, _, _ in os.walk(tree, topdown=False):
+                with contextlib.suppress(OSError):  # a process in it is not yet gone: the next round
+                    os.rmdir(directory)
+        return not any(tree.exists() for tree in there)
+
+    until(removed, _KILL_TIMEOUT)
+
+
+def drop_parent(cgroup: str) -> None:
+    """Remove the group above, when nothing is left in it."""
+    parent = cgroup.rpartition("/")[0].lstrip("/")
+    for tree in _trees():
+        with contextlib.suppress(OSError):  # other containers are in it, or it is not there
+            os.rmdir(tree / parent)
