@@ -1,10 +1,10 @@
 """A plan as JSON and back without loss, its digest, and the public form for ``--json``.
 
-Two documents leave this room. The *saved plan* (``plan --out``) keeps everything that an apply needs, expressions and holes
-included; :func:`load` gives back an equal plan or refuses, and the digest over its canonical form stands in it, so that a file
-which was cut, edited or written by something else is never carried out. The *public form* (:func:`as_output`) is for people's
-programs (``schemas/output/plan.schema.json``): plain JSON, secrets as keyed digests, what is not known yet as
-``{"unknown": "Image.shop.ref"}``.
+Two documents leave this room. The *saved plan* (``plan --out``) keeps everything that an apply needs, expressions and
+holes included; :func:`load` gives back an equal plan or refuses, and the digest over its canonical form stands in it, so
+that a file which was cut, edited or written by something else is never carried out. The *public form*
+(:func:`as_output`) is for people's programs (``schemas/output/plan.schema.json``): plain JSON, secrets as keyed digests,
+what is not known yet as ``{"unknown": "Image.shop.ref"}``.
 
 In a saved plan a value that is no JSON stands as an object with the single key ``$ref``, ``$secret``, ``$template``,
 ``$unknown`` or ``$redacted``; an object of the user's that looks like one is wrapped as ``$map``.
