@@ -7,7 +7,7 @@ error; so the same calls serve the first making, a finish after a crash and ``re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from . import conntrack, firewall, namespaces, nft, ruleset
 from .addresses import mac
@@ -115,13 +115,15 @@ class Kernel:
             gone = {link.address for link in record.links}
             conntrack.forget_udp(lambda flow: flow.answers in gone)
 
-    def prune(self, state: State, *, everything: bool) -> list[str]:
-        """Remove bridges that nobody uses any more; with ``everything`` also container ends that no record knows.
-        Gives the names of what was removed."""
+    def prune(self, state: State, *, everything: bool, spare: Collection[str] = ()) -> list[str]:
+        """Remove bridges that nobody uses any more; with ``everything`` also container ends that no record knows, but
+        for ``spare``. Gives the names of what was removed."""
         used = {name for record in state.records.values() for k in record.links for name in (k.bridge, k.veth)}
         kinds = (f"{self.prefix}b", f"{self.prefix}v") if everything else (f"{self.prefix}b",)
         with self.open() as outside:
-            stale = [name for name in outside.links() if name.startswith(kinds) and name not in used]
+            stale = [
+                name for name in outside.links() if name.startswith(kinds) and name not in used and name not in spare
+            ]
             gone = [name for name in stale if outside.delete_link(name)]
         for name in [name for name in state.mtu if name not in used]:
             del state.mtu[name]

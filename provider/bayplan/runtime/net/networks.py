@@ -330,16 +330,18 @@ class Networks:
                     self._drop(state, record, at_once=False)
             detached = tuple(record.id for record in dead)
             if not state.records:
-                had = self._kernel.stale_namespaces(state), self._kernel.prune(state, everything=True)
+                stale = tuple(self._kernel.stale_namespaces(state))
                 self._teardown(state)
-                return Reconciled(detached, links=tuple(had[1]), namespaces=tuple(had[0]))
+                return Reconciled(detached, namespaces=stale)
             networks = self._in_use(state)
             repaired = []
             for record in state.records.values():
                 if not self._kernel.stands(record):
                     self._kernel.plug(record, networks, state)
                     repaired.append(record.id)
-            links = () if dead else tuple(self._kernel.prune(state, everything=True))
+            # The ends of those just detached go by themselves.
+            going = {link.veth for record in dead for link in record.links}
+            links = tuple(self._kernel.prune(state, everything=True, spare=going))
             namespaces = tuple(self._kernel.stale_namespaces(state))
             self._finish(state)
             return Reconciled(detached, links, namespaces, tuple(repaired))

@@ -125,8 +125,8 @@ class Records:
     def _make_folders(self) -> None:
         if self.namespaces.is_dir():
             return
-        # Others may look into /run/bayplan (which roots exist is no secret), nobody into a root's own.
-        self.root.run_dir.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # The modes that Root.ensure gives them, whoever is first.
+        self.root.run_dir.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         for folder in (self.root.run_dir, self.run, self.names, self.namespaces):
             folder.mkdir(mode=0o700, exist_ok=True)
 

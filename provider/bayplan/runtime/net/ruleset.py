@@ -81,6 +81,8 @@ def whole(root_hash: str, networks: Sequence[Network], records: Iterable[Record]
             published[where].append(f"{key} : {value}")
     closed = _elements(f'"{network.bridge}"' for network in networks if network.internal)
     same = _elements(f'"{network.bridge}" . "{network.bridge}"' for network in networks)
+    # By address, for a frame that br_netfilter translates inside the bridge has no incoming interface after routing.
+    inside = _elements(f'"{network.bridge}" . {network.subnet}' for network in networks)
     outward = _elements(str(network.subnet) for network in networks if not network.internal)
     return f"""
 add table ip {name}
@@ -92,6 +94,7 @@ table ip {name} {{
   }}
   set outward {{ type ipv4_addr; flags interval; {outward} }}
   set same {{ type ifname . ifname; {same} }}
+  set inside {{ type ifname . ipv4_addr; flags interval; {inside} }}
   set closed {{ type ifname; {closed} }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
@@ -106,7 +109,7 @@ table ip {name} {{
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
     oifname "{ours}" ip saddr 127.0.0.0/8 masquerade
-    iifname . oifname @same ct status dnat masquerade
+    oifname . ip saddr @inside ct status dnat masquerade
     oifname != "{ours}" ip saddr @outward masquerade
   }}
   chain forward {{
