@@ -182,8 +182,7 @@ class RegistryClient:
         found[one.digest] = one
 
     def _fetch(self, name: ImageName, store: Store, child: Child, events: Events, stop: threading.Event) -> None:
-        if store.has(child.digest):
-            store.touch(child.digest)
+        if store.touch(child.digest):
             events.present(child)
         else:
             fetch_blob(self._session, name, store, child, events, stop, self._attempts)

@@ -225,8 +225,10 @@ class Connection(asyncio.BufferedProtocol):
         expects = headers.get("expect", "").lower() == "100-continue"
         body = Incoming(length, self._flow, self._go_on if expects else lambda: None)
         request = Request(self._parser.get_method().decode("latin-1"), unquote(path), query, headers, body, self._peer)
+        options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
+        keep = "close" not in options if self._parser.get_http_version() == "1.1" else "keep-alive" in options
         self._body = None if length == 0 else body
-        self._waiting.append((request, bool(self._parser.should_keep_alive())))
+        self._waiting.append((request, keep))
         self._quiet()
         if self._task is None:
             self._task = self._loop.create_task(self._serve())

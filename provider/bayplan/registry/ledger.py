@@ -178,14 +178,16 @@ def insert_manifest(
     """Record a manifest whose bytes are in the store.
 
     Its blobs have to be linked in the repository, or stand in ``link`` (digest -> size in the store) and are linked now;
-    the manifests of an index have to be in the repository unless ``sparse``. Raises ``manifest-blob-unknown`` naming the
-    first that is missing, ``manifest-invalid`` where a size is not the blob's.
+    the manifests of an index have to be in the repository. ``sparse`` allows either to be missing. Raises
+    ``manifest-blob-unknown`` naming the first that is missing, ``manifest-invalid`` where a size is not the blob's.
     """
     row = repository_id(db, name)
     for blob in contents.blobs:
         known = db.execute("SELECT size FROM blob WHERE repository = ? AND digest = ?", (row, blob.digest)).fetchone()
         size_there = known[0] if known else link.get(blob.digest)
         if size_there is None:
+            if sparse:
+                continue
             raise RegistryError(Fault.MANIFEST_BLOB_UNKNOWN, f"the repository {name} has no blob {blob.digest}")
         if size_there != blob.size:
             raise RegistryError(
@@ -273,12 +275,13 @@ def delete_manifest(db: sqlite3.Connection, name: str, digest: Digest) -> None:
 def referrers(
     db: sqlite3.Connection, name: str, subject: Digest, artifact_type: str, after: str, limit: int
 ) -> tuple[StoredManifest, ...]:
-    """At most ``limit`` manifests that name ``subject``, in the order of their digests."""
+    """At most ``limit`` manifests that name ``subject``, in the order of their digests; none in an unknown repository."""
     query = (
-        f"SELECT {_MANIFEST} FROM manifest WHERE repository = ?1 AND subject = ?2 AND digest > ?3 "  # noqa: S608
+        f"SELECT {_MANIFEST} FROM manifest "  # noqa: S608
+        "WHERE repository = (SELECT id FROM repository WHERE name = ?1) AND subject = ?2 AND digest > ?3 "
         "AND (?4 = '' OR artifact_type = ?4) ORDER BY digest LIMIT ?5"
     )
-    rows = db.execute(query, (repository_id(db, name), subject, after, artifact_type, limit))
+    rows = db.execute(query, (name, subject, after, artifact_type, limit))
     return tuple(map(_manifest, rows))
 
 

@@ -14,7 +14,7 @@ def served_range(header: str, size: int) -> range | None:
     """The bytes that a ``Range`` header asks of ``size``, or None where all are to be sent.
 
     Several ranges, other units and what cannot be read are ignored, as the RFC allows. Raises ``range-invalid`` for a
-    range that begins behind the end.
+    range that begins behind the end, or behind its own end.
     """
     match = _ASKED.fullmatch(header.strip())
     if match is None or match.groups() == ("", ""):
@@ -24,10 +24,8 @@ def served_range(header: str, size: int) -> range | None:
         start, stop = max(size - int(last), 0), size
     else:
         start, stop = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < int(first):
-            return None
     if start >= size or start >= stop:
-        raise RegistryError(Fault.RANGE_INVALID, f"the blob has {size} bytes; the range begins behind them")
+        raise RegistryError(Fault.RANGE_INVALID, f"the blob has {size} bytes, of which the range names none")
     return range(start, stop)
 
 

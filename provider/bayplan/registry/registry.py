@@ -126,7 +126,7 @@ class Registry:
         """Push a manifest under ``reference`` (a tag or its digest) and further ``tags``.
 
         Its blobs must be linked in the repository; with ``link`` those that the store holds are linked on the way (for
-        callers who may read the whole store). ``sparse`` lets an index name manifests that are not there. Durable when
+        callers who may read the whole store). ``sparse`` lets it name blobs and manifests that are not there. Durable when
         it returns. Raises ``manifest-invalid``, ``manifest-too-large``, ``manifest-blob-unknown``, ``tag-immutable``,
         ``invalid-digest`` (the content is not what the digest says), ``repository-unknown``.
         """
@@ -201,7 +201,7 @@ class Registry:
     def referrers(
         self, repository: str, subject: Digest, artifact_type: str = "", after: str = "", limit: int = _EVERYTHING
     ) -> tuple[StoredManifest, ...]:
-        """The manifests that name ``subject``, which itself need not be there. Raises ``repository-unknown``."""
+        """The manifests that name ``subject``, which need not be there itself (specification, "Listing Referrers")."""
         return self._database.read(lambda db: ledger.referrers(db, repository, subject, artifact_type, after, limit))
 
     # -- blobs -----------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Registry:
             if named or seen > time.time() - self.grace / 2:
                 return size
             with self.store.lease():
-                if self._touched(digest):
+                if self.store.touch(digest):
                     self._link(repository, digest, size)
                     return size
         raise RegistryError(Fault.BLOB_UNKNOWN, f"the repository {repository} has no blob {digest}")
@@ -232,7 +232,7 @@ class Registry:
         if not self._database.read(lambda db: ledger.blob_held(db, digest, source)):
             raise unknown
         with self.store.lease():
-            if not self._touched(digest):
+            if not self.store.touch(digest):
                 raise unknown
             size = self.store.size(digest)
             self._link(repository, digest, size)
@@ -265,17 +265,11 @@ class Registry:
             writer.write(content)
             return commit(writer, claimed)
 
-    def _touched(self, digest: Digest) -> bool:
-        if not self.store.has(digest):
-            return False
-        self.store.touch(digest)
-        return self.store.has(digest)
-
     def _sizes(self, parsed: Contents, *, always: bool) -> dict[Digest, int]:
         """Touch a manifest's blobs so that no collection takes them before the row stands; their sizes."""
         sizes: dict[Digest, int] = {}
         for child in (*parsed.blobs, *parsed.manifests):
-            if self._touched(child.digest) and always:
+            if self.store.touch(child.digest) and always:
                 sizes[child.digest] = self.store.size(child.digest)
         return sizes
 

@@ -167,9 +167,8 @@ def offer_blob(
     sources: Sequence[str],
 ) -> None:
     """See to it that the repository has a blob: it is there, is mounted from one of ``sources``, or is sent."""
-    if not store.has(child.digest):
+    if not store.touch(child.digest):
         raise BayplanError("blob-unknown", f"the store has no blob {child.digest}")
-    store.touch(child.digest)
     if _is_there(session, name, child):
         events.present(child)
         return
