@@ -7,7 +7,7 @@ network.
 
 from __future__ import annotations
 
-from bayplan.stack.load import load
+from bayplan.stack.loading import load
 from bayplan.stack.model import Condition, Lifecycle, Resource, Stack, edges
 from bayplan.stack.secrets import Secrets
 

@@ -1,9 +1,10 @@
-"""What large files said last time: trees kept by the hash of their text, in the user's cache folder.
+"""What files said last time: trees kept by the hash of their text, in the user's cache folder.
 
-Reading a file of 10,000 resources costs 100 ms, most of it making event objects; loading the tree again costs 5, and the
-YAML library is not even imported. The key is the content itself with the format's and Python's version, so an entry can
-never be stale. The format is ``marshal``: plain values only, no code runs in reading it; a digest in front keeps a torn or
-damaged file out.
+Reading a file of 10,000 resources costs 100 ms, most of it making event objects, and checking them 40; loading the tree
+again costs 5, and the YAML library is not even imported. With the tree goes which of its resources are more than plain:
+all others were found right by the kinds before. The key is the content itself with the versions of this format, of Python
+and of the kinds, so an entry can never be stale. The format is ``marshal``: plain values only, no code runs in reading it;
+a digest in front keeps a torn or damaged file out.
 
 The cache is a convenience and nothing else: a folder that cannot be made, is not ours or is writable for others is not
 used; an entry that cannot be read is parsed again; failures are silent, since a read-only home is no mistake of anybody.
@@ -18,11 +19,13 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import cast
 
-from bayplan.stack.reader import Reading, collector_paused
+from bayplan.stack.reader import collector_paused
+from bayplan.stack.scalars import Tree
 
 #: Counts up when the reader builds other trees of the same text.
 FORMAT = 1
@@ -45,17 +48,26 @@ def cache_folder(environ: Mapping[str, str]) -> Path | None:
     return Path(base) / "bayplan" / "stacks"
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tree from the cache. ``special`` are the keys under ``resources`` that are not known to be plain and right."""
+
+    value: Tree
+    special: frozenset[str]
+
+
 class ParseCache:
-    """Trees by content. ``folder`` None: nothing is kept."""
+    """Trees by content. ``folder`` None: nothing is kept. ``kinds`` stands for the version of the kinds."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, kinds: str = "") -> None:
         self.folder = folder
+        self.kinds = kinds
 
-    def get(self, data: bytes) -> Reading | None:
+    def get(self, data: bytes) -> Known | None:
         """What ``data`` was read as before, or None."""
         if self.folder is None:
             return None
-        path = self.folder / _key(data)
+        path = self.folder / self._key(data)
         try:
             if not _ours(self.folder):
                 return None
@@ -64,25 +76,26 @@ class ParseCache:
             if blake2b(body, digest_size=_DIGEST).digest() != entry[:_DIGEST]:
                 return None
             with collector_paused():
-                value = marshal.loads(body)  # noqa: S302 -- the folder is ours alone, the digest holds, and no code runs
+                # The folder is ours alone, the digest holds, and marshal runs no code.
+                value, special = marshal.loads(body)  # noqa: S302
             os.utime(path)
         except (OSError, ValueError, EOFError, TypeError):
             return None
-        return Reading(value)
+        return Known(value, frozenset(special))
 
-    def put(self, data: bytes, reading: Reading) -> None:
-        """Keeps ``reading``; flawed ones are not kept, since a file with mistakes is about to change."""
-        if self.folder is None or reading.flawed:
+    def put(self, data: bytes, known: Known) -> None:
+        """Keeps what a text without mistakes of form says; one with mistakes is about to change."""
+        if self.folder is None:
             return
         try:
-            body = marshal.dumps(reading.value)
+            body = marshal.dumps((known.value, list(known.special)))
         except ValueError:  # deeper than marshal goes
             return
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _ours(self.folder):
                 return
-            name = _key(data)
+            name = self._key(data)
             passing = self.folder / f".{name}.{os.getpid()}"
             try:
                 descriptor = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -94,6 +107,11 @@ class ParseCache:
                 passing.unlink(missing_ok=True)
                 raise
             self._bound()
+
+    def _key(self, data: bytes) -> str:
+        """The name of the entry for a text. (marshal's own format goes with Python's version.)"""
+        versions = f"bayplan {FORMAT} {sys.hexversion:x} {marshal.version} {self.kinds}".encode()
+        return blake2b(data, digest_size=32, key=blake2b(versions).digest()).hexdigest()
 
     def _bound(self) -> None:
         """Removes the least recently used entries past the bounds."""
@@ -108,12 +126,6 @@ class ParseCache:
             total += length
             if total > MAX_TOTAL or count > MAX_ENTRIES:
                 Path(path).unlink(missing_ok=True)
-
-
-def _key(data: bytes) -> str:
-    """The name of the entry for a text: content, our format, marshal's format (it goes with Python's version)."""
-    versions = f"bayplan {FORMAT} {sys.hexversion:x} {marshal.version}".encode()
-    return blake2b(data, digest_size=32, key=versions[:64]).hexdigest()
 
 
 def _ours(folder: Path) -> bool:

@@ -50,11 +50,12 @@ def read_source(name: str, path: Path, cache: ParseCache) -> Source:
         message = f"{name} is larger than {MAX_BYTES >> 20} MiB"
         raise BayplanError("file-too-large", message, hint="split it and name the parts under `include`")
     source = Source(name, path, data)
-    reading = cache.get(data)
-    if reading is None:
+    known = cache.get(data)
+    if known is not None:
+        source.tree, source.special = known.value, known.special
+    else:
         reading = _parsed(source)
-        cache.put(data, reading)
-    source.tree, source.flawed = reading.value, reading.flawed
+        source.tree, source.flawed = reading.value, reading.flawed
     return source
 
 

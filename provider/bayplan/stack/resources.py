@@ -46,29 +46,44 @@ class Resources:
 
     # -- the short way ---------------------------------------------------------------------------------------------
 
-    def read(self, sources: Sequence[Source]) -> None:
-        """Takes up all entries; what is common is done with this, the rest waits for :meth:`finish`."""
-        named = re.compile(NAME).match
+    def read(self, source: Source) -> frozenset[str]:
+        """Takes up the entries of a file; what is common is done with this, the rest waits for :meth:`finish`.
+
+        The result are the keys of the rest. Where the cache gave them (``source.special``), the others were found right
+        before.
+        """
+        entries = source.tree.get("resources") if isinstance(source.tree, dict) else None
+        if not isinstance(entries, dict):
+            return frozenset()
+        named, make = re.compile(NAME).match, tuple.__new__
         found, first, places, known = self.found, self._first, self.places, shapes()
-        for source in sources:
-            if not isinstance(source.tree, dict) or not isinstance(source.tree.get("resources"), dict):
+        before = source.special
+        special: list[str] = []
+        for key, given in entries.items():
+            kind, _, name = key.partition(".")
+            shape = known.get(kind)
+            if shape is None or key in first or not named(name):
+                self._bad_key(key, source)
+                special.append(key)
                 continue
-            for key, given in source.tree["resources"].items():
-                kind, _, name = key.partition(".")
-                shape = known.get(kind)
-                if shape is None or key in first or not named(name):
-                    self._bad_key(key, source)
+            first[key] = source
+            if (
+                key not in before
+                if before is not None
+                else given.__class__ is dict and _META.isdisjoint(given) and not shape.problems(given)
+            ):
+                place = shape.place
+                if place not in given or given[place] in places[place]:
+                    properties = shape.absolute(given, source.folder) if shape.has_paths else given
+                    # Resource(...) by its parts: half the time of its own constructor
+                    found[key] = make(
+                        Resource, (key, kind, name, properties, NO_DEPENDENCIES, NO_LIFECYCLE, (), source, key)
+                    )
                     continue
-                first[key] = source
-                if given.__class__ is dict and _META.isdisjoint(given) and not shape.problems(given):
-                    place = shape.place
-                    if place not in given or given[place] in places[place]:
-                        properties = shape.absolute(given, source.folder)
-                        found[key] = Resource(
-                            key, kind, name, properties, NO_DEPENDENCIES, NO_LIFECYCLE, (), source, key
-                        )
-                        continue
-                self._slow.append((key, shape, source, given))
+            else:
+                special.append(key)
+            self._slow.append((key, shape, source, given))
+        return frozenset(special)
 
     def _bad_key(self, key: str, source: Source) -> None:
         if key in self._first:

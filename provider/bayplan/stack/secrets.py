@@ -8,7 +8,6 @@ where it fails, because it may hold one. Sensitive variables are secrets too, un
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +90,8 @@ def _read(name: str, file: Path) -> bytes:
 
 
 def _run(name: str, origin: SecretOrigin, environ: Mapping[str, str]) -> bytes:
+    import subprocess
+
     program = origin.command[0]
     try:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from bayplan import kinds
 from bayplan.errors import BayplanError
 from bayplan.kinds import Kind, Problem
+from bayplan.kinds.files import schema_folder
 from bayplan.stack.source import Source
 
 #: Problems that are told at a key: its own, or that of the map in which something is missing or in conflict.
@@ -58,6 +60,19 @@ def error_of(problem: Problem, source: Source, path: tuple[str | int, ...]) -> B
     """The user's error for a problem of the value at ``path``."""
     at_key = problem.code in _AT_KEY
     return source.error(problem.code, problem.message, (*path, *problem.path), key=at_key, hint=problem.hint)
+
+
+@cache
+def kinds_version() -> str:
+    """A text that changes with the schemas and with the code that checks by them; for what is kept between runs."""
+    parts = []
+    for folder in (Path(kinds.__file__).parent, schema_folder()):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".py", ".json")):
+                    status = entry.stat()
+                    parts.append(f"{entry.name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(sorted(parts))
 
 
 def _has_paths(schema: Any) -> bool:

@@ -15,9 +15,13 @@ from bayplan.stack.scalars import Tree
 
 
 class Source:
-    """A file: ``name`` as messages show it, ``path`` absolute, ``data`` as read, ``tree`` what it says."""
+    """A file: ``name`` as messages show it, ``path`` absolute, ``data`` as read, ``tree`` what it says.
 
-    __slots__ = ("_lines", "_positions", "data", "flawed", "name", "path", "tree")
+    ``special`` are the keys under ``resources`` that are more than plain properties that are right, where the cache knew
+    them; None where every resource has to be looked at.
+    """
+
+    __slots__ = ("_lines", "_positions", "data", "flawed", "name", "path", "special", "tree")
 
     def __init__(self, name: str, path: Path, data: bytes, tree: Tree = None, *, flawed: bool = False) -> None:
         self.name = name
@@ -25,6 +29,7 @@ class Source:
         self.data = data
         self.tree = tree
         self.flawed = flawed
+        self.special: frozenset[str] | None = None
         self._positions: Positions | None = None
         self._lines: list[bytes] | None = None
 

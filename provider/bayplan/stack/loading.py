@@ -15,7 +15,7 @@ from typing import Any
 
 from bayplan import kinds
 from bayplan.errors import BayplanError, BayplanErrors
-from bayplan.stack.cache import ParseCache, cache_folder
+from bayplan.stack.cache import Known, ParseCache, cache_folder
 from bayplan.stack.evaluate import Evaluation, Scope, Use
 from bayplan.stack.files import Gathering, default_files, read_source
 from bayplan.stack.graph import check_cycles, check_uses
@@ -25,7 +25,7 @@ from bayplan.stack.resources import Resources
 from bayplan.stack.scalars import Tree
 from bayplan.stack.secrets import SecretOrigin, Secrets
 from bayplan.stack.sections import Sections, merge
-from bayplan.stack.shapes import error_of, shapes
+from bayplan.stack.shapes import error_of, kinds_version, shapes
 from bayplan.stack.source import Source
 from bayplan.stack.variables import Values, Variable, declaration_mistake, holds_expression, resolve
 
@@ -56,7 +56,8 @@ class _Loading:
         self.sources: list[Source] = []
 
     def stack(self, paths: Sequence[Path], flags: Mapping[str, str], variable_files: Sequence[Path]) -> Stack:
-        gathering = Gathering(ParseCache(cache_folder(self.environ)), self.errors)
+        cache = ParseCache(cache_folder(self.environ), kinds_version())
+        gathering = Gathering(cache, self.errors)
         gathering.add(list(paths) or default_files(Path()))
         self.sources = gathering.sources
         unread = any(error.code in _UNREADABLE or not source_of(error, self.sources) for error in self.errors)
@@ -75,7 +76,10 @@ class _Loading:
         registries = self._places(sections, "registries", scope, DEFAULT_REGISTRY)
 
         resources = Resources({"host": hosts, "registry": registries}, self.errors)
-        resources.read(self.sources)
+        for source in self.sources:
+            special = resources.read(source)
+            if source.special is None and not source.flawed:
+                cache.put(source.data, Known(source.tree, special))
         found = resources.finish(scope, self.sources)
         instances = (
             {**dict.fromkeys(resources.found), **resources.instances}
