@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def test_containers_find_each_other_by_name_alias_and_short_id_on_their_networks
     far = networks.attach("far", "far", [Attachment("two")], ())
     assert app.resolv_conf.splitlines()[-2:] == [f"nameserver {app.gateway}", "options ndots:0"]
     for name in ("db-1", "db", "store", "0123456789ab"):
-        assert machine.resolve(name, app.gateway, source=app.netns) == db.addresses["one"], name
+        eventually(lambda name=name: machine.resolve(name, app.gateway, source=app.netns), db.addresses["one"])
     assert machine.resolve("nobody", app.gateway, source=app.netns) is None
     assert machine.resolve("db", far.gateway, source=far.netns) is None
     networks.rename("0123456789abcdef", "renamed")
@@ -77,3 +79,33 @@ def test_without_aardvark_a_network_with_names_is_refused_with_its_package(
     assert (caught.value.code, caught.value.hint) == ("dns-missing", "apt-get install aardvark-dns")
     networks.attach("a", "a", (), ())
     assert "dns-missing" in [finding.code for finding in networks.diagnose()]
+
+
+def test_a_name_server_whose_starter_died_is_found_and_not_started_twice(machine: Machine) -> None:
+    networks = machine.networks()
+    networks.create("n")
+    a = networks.attach("a", "a", [Attachment("n")], ())
+    first = machine.name_servers()
+    (machine.root().run_dir / "net" / "dns" / "aardvark.pid").rename(machine.folder / "pid")
+    put_back = threading.Timer(0.2, lambda: (machine.folder / "pid").rename(_pid_file(machine)))
+    put_back.start()
+    networks.attach("b", "b", [Attachment("n")], ())
+    put_back.join()
+    assert machine.name_servers() == first
+    eventually(lambda: machine.resolve("b", a.gateway, source=a.netns) is not None, True)
+
+
+def _pid_file(machine: Machine) -> Path:
+    return machine.root().run_dir / "net" / "dns" / "aardvark.pid"
+
+
+def test_a_machine_that_answers_on_port_53_of_every_address_is_told_and_nothing_is_left(machine: Machine) -> None:
+    networks = machine.networks()
+    networks.create("n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 53))
+        with pytest.raises(BayplanError) as caught:
+            networks.attach("a", "a", [Attachment("n")], ())
+        assert caught.value.code == "dns-failed"
+        assert f"(pid {os.getpid()}) has it on every address" in caught.value.message
+        assert machine.settled() == []

@@ -170,9 +170,10 @@ class Kernel:
         """Let our bridges through foreign tables; True when something had to be added."""
         return firewall.ensure(self.hash)
 
-    def names(self, state: State, networks: Sequence[Network]) -> bool:
-        """Make the name server say what the records say; True when something changed."""
-        return self.name_server.sync(files(networks, state.records.values()))
+    def names(self, state: State, networks: Sequence[Network], *, tell: bool = False) -> bool:
+        """Make the name server say what the records say (``tell``: also where its files are right already); True when
+        something changed."""
+        return self.name_server.sync(files(networks, state.records.values()), tell=tell)
 
     def teardown(self) -> None:
         """Nothing of this root stays in the kernel."""

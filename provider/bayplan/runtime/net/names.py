@@ -13,6 +13,7 @@ on loopback, systemd-resolved's list of the real ones is taken.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import signal
@@ -24,13 +25,15 @@ from pathlib import Path
 
 from bayplan.errors import BayplanError
 
+from . import listeners
 from .model import Network, Record
 from .records import write_atomically
 
 _PROGRAMS = ("/usr/lib/podman/aardvark-dns", "/usr/libexec/podman/aardvark-dns", "/usr/lib/aardvark-dns/aardvark-dns")
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")
-_START, _STOP = 10.0, 2.0  # seconds
+_PORT = 53
+_START, _LISTEN, _STOP = 10.0, 3.0, 2.0  # seconds
 
 
 def program() -> Path | None:
@@ -85,14 +88,16 @@ class NameServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._pid_file = folder / "aardvark.pid"
+        self._lock_file = folder.parent / "dns.lock"
 
-    def sync(self, wanted: dict[str, str], *, force: bool = False) -> bool:
-        """Make the files as ``wanted`` and the process follow them; True when something was changed.
+    def sync(self, wanted: dict[str, str], *, tell: bool = False) -> bool:
+        """Make the files as ``wanted`` and the process follow them; True when something was changed. ``tell`` has it
+        read its files in any case.
 
         Raises ``dns-missing`` or ``dns-failed``.
         """
         present = {entry.name for entry in self.folder.iterdir() if entry != self._pid_file}
-        changed = force
+        changed = tell
         for name in present - wanted.keys():
             (self.folder / name).unlink(missing_ok=True)
             changed = True
@@ -106,13 +111,33 @@ class NameServer:
         descriptor = self._open()
         if descriptor is None:
             self._start()
+            self._answering(wanted)
             return True
         try:
             if changed:
                 signal.pidfd_send_signal(descriptor, signal.SIGHUP)
         finally:
             os.close(descriptor)
+        if wanted.keys() - present:
+            self._answering(wanted)
         return changed
+
+    def _answering(self, wanted: dict[str, str]) -> None:
+        """Wait until port 53 of every gateway is listened on: where it cannot have one, aardvark says nothing and goes on
+        without that network. Raises ``dns-failed``."""
+        gateways = {text.splitlines()[0] for text in wanted.values()}
+        end, pause = time.monotonic() + _LISTEN, 0.0005
+        while missing := gateways - {found.host_ip for found in listeners.listening("udp", [_PORT])}:
+            if time.monotonic() > end:
+                holder = next((f for f in listeners.listening("udp", [_PORT]) if not f.host_ip), None)
+                raise BayplanError(
+                    "dns-failed",
+                    f"the name server cannot have port {_PORT} of {', '.join(sorted(missing))}"
+                    + (f": {listeners.process(holder.inode)} has it on every address" if holder else ""),
+                    hint="let that server listen on addresses of its own, or use the default network",
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
 
     def _write(self, path: Path, text: str) -> None:
         # aardvark takes every file of its folder for a network, so the new one is written beside the folder.
@@ -135,13 +160,29 @@ class NameServer:
             return None
 
     def _open(self) -> int | None:
-        """A pidfd of our process; None when it is not there. The pid in the file may be somebody else's by now."""
-        pid = self._pid()
-        if pid is None:
-            return None
+        """A pidfd of our process; None when there is none.
+
+        The process holds a lock that it inherited, from before its first instruction to its end. So one that was started by
+        somebody who died meanwhile, and has not written its pid yet, is waited for and not started twice.
+        """
+        end = time.monotonic() + _START
+        while True:
+            pid = self._pid()
+            found = self._checked(pid) if pid else None
+            if found is not None or self._take_lock(keep=False) is not None:
+                return found
+            if time.monotonic() > end:
+                break
+            time.sleep(0.005)
+        # It lives and its pid file is gone: by its command line, then.
+        others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return next((found for pid in others if (found := self._checked(pid)) is not None), None)
+
+    def _checked(self, pid: int) -> int | None:
+        """A pidfd of ``pid`` if that is our process; by now it may be somebody else's number."""
         try:
             descriptor = os.pidfd_open(pid)
-        except (ProcessLookupError, OSError):
+        except OSError:
             return None
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -152,30 +193,48 @@ class NameServer:
         os.close(descriptor)
         return None
 
+    def _take_lock(self, *, keep: bool) -> int | None:
+        """The lock that our process holds while it lives; None when it does. ``keep``: the caller closes it."""
+        descriptor = os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        if not keep:
+            os.close(descriptor)
+        return descriptor
+
     def _start(self) -> None:
         """aardvark forks itself into the background and returns when it listens."""
+        program = str(required())
         self._pid_file.unlink(missing_ok=True)
-        argv = [str(required()), "--config", str(self.folder), "-p", "53", "run"]
+        lock = self._take_lock(keep=True)
+        if lock is None:
+            raise BayplanError("dns-failed", "an aardvark-dns of this root that cannot be found is still running")
         try:
             done = subprocess.run(
-                argv,
+                [program, "--config", str(self.folder), "-p", str(_PORT), "run"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd="/",
                 env={"PATH": os.defpath},
+                pass_fds=(lock,),
                 start_new_session=True,
                 timeout=_START,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise BayplanError("dns-failed", f"aardvark-dns was not ready within {_START:.0f} s") from None
+        finally:
+            os.close(lock)
         if done.returncode != 0 or self.running() is None:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise BayplanError(
                 "dns-failed",
                 f"aardvark-dns did not start: {said[-1] if said else f'it ended with {done.returncode}'}",
-                hint="does something listen on port 53 of every address? `ss -lunp sport = :53` shows it",
+                hint=f"{program} --config {self.folder} -p {_PORT} run",
             )
 
     def stop(self) -> bool:

@@ -371,17 +371,18 @@ class Networks:
             if left or state.pending:
                 self._kernel.prune(state, everything=True)
                 if state.records:
-                    self._finish(state)
+                    # The name server's files may be right already, and the signal to read them never sent.
+                    self._finish(state, tell=True)
                 else:
                     self._teardown(state)
             yield state
 
-    def _finish(self, state: State) -> None:
+    def _finish(self, state: State, *, tell: bool = False) -> None:
         """Table, accepts and names from the records, and the end of whatever was pending."""
         networks = self._in_use(state)
         self._kernel.table(state, networks)
         self._kernel.accepts()
-        self._kernel.names(state, networks)
+        self._kernel.names(state, networks, tell=tell)
         state.pending = False
         self._records.save(state)
 
