@@ -65,7 +65,9 @@ def test_a_name_server_that_was_killed_comes_back(machine: Machine) -> None:
     pid = int(machine.name_servers()[0].split()[1])
     os.kill(pid, signal.SIGKILL)
     eventually(machine.name_servers, [])
+    assert "dns-silent" in [finding.code for finding in networks.diagnose()]
     networks.reconcile(["a"])
+    assert "dns-silent" not in [finding.code for finding in networks.diagnose()]
     assert machine.resolve("a", a.gateway, source=a.netns) == a.addresses["n"]
 
 
@@ -97,6 +99,24 @@ def test_a_name_server_whose_starter_died_is_found_and_not_started_twice(machine
 
 def _pid_file(machine: Machine) -> Path:
     return machine.root().run_dir / "net" / "dns" / "aardvark.pid"
+
+
+def test_a_name_server_that_cannot_start_stands_in_nobodys_way_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = machine.networks()
+    networks.create("n")
+    networks.attach("a", "a", [Attachment("n")], ())
+    networks.attach("b", "b", [Attachment("n")], ())
+    os.kill(int(machine.name_servers()[0].split()[1]), signal.SIGKILL)
+    eventually(machine.name_servers, [])
+    monkeypatch.setattr(names, "_PROGRAMS", ())
+    networks.detach("a")
+    networks.reconcile(["b"])
+    assert networks.state("a") is None
+    monkeypatch.undo()
+    networks.attach("c", "c", (), ())
+    assert len(machine.name_servers()) == 1
 
 
 def test_a_machine_that_answers_on_port_53_of_every_address_is_told_and_nothing_is_left(machine: Machine) -> None:

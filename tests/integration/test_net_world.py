@@ -6,6 +6,7 @@ real machine or another test. When the test ends, nothing of any root may be lef
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -61,7 +62,6 @@ class Machine:
         """A TCP server in a namespace (None: this machine) that says ``answer`` and echoes lines afterwards."""
         work = lambda: socket.create_server((host, port))  # noqa: E731
         listener = namespaces.enter(netns, work) if netns else work()
-        self.closers.append(listener.close)
 
         def talk(peer: socket.socket) -> None:
             with peer:
@@ -70,14 +70,10 @@ class Machine:
                     peer.sendall(data)
 
         def accept() -> None:
-            while True:
-                try:
-                    peer, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=talk, args=(peer,), daemon=True).start()
+            peer, _ = listener.accept()
+            threading.Thread(target=talk, args=(peer,), daemon=True).start()
 
-        threading.Thread(target=accept, daemon=True).start()
+        self._keep(listener, accept)
 
     def serve_udp(self, netns: Path, port: int, answer: bytes) -> None:
         def work() -> socket.socket:
@@ -86,17 +82,27 @@ class Machine:
             return made
 
         server = namespaces.enter(netns, work)
-        self.closers.append(server.close)
+        self._keep(server, lambda: server.sendto(answer, server.recvfrom(1000)[1]))
 
-        def answer_all() -> None:
-            while True:
-                try:
-                    _, peer = server.recvfrom(1000)
-                    server.sendto(answer, peer)
-                except OSError:
-                    return
+    def _keep(self, server: socket.socket, serve_one: Callable[[], object]) -> None:
+        """Serve until the test ends. The socket is closed after its thread: a number that is free may be the next one's."""
+        server.settimeout(0.1)
+        ended = threading.Event()
 
-        threading.Thread(target=answer_all, daemon=True).start()
+        def serve() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(OSError):
+                    serve_one()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+
+        def close() -> None:
+            ended.set()
+            thread.join()
+            server.close()
+
+        self.closers.append(close)
 
     def ask(self, host: str, port: int, *, source: Path | None = None, timeout: float = 1.0) -> bytes | None:
         """What a server says to a client in ``source`` (None: this machine); None when nobody answers."""
