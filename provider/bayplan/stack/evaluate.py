@@ -19,7 +19,8 @@ from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.stack.functions import FUNCTIONS, JOIN, FunctionError
 from bayplan.stack.language import Call, Every, Expression, ExpressionError, Literal, PathExpression, parse
-from bayplan.stack.scalars import Tree
+from bayplan.stack.scalars import BROKEN, Tree
+from bayplan.stack.shapes import shapes
 from bayplan.stack.source import Source
 from bayplan.stack.words import did_you_mean, listed, shown
 
@@ -53,10 +54,6 @@ class Use:
     path: tuple[str | int, ...]
     text: str
     offset: int
-
-
-#: Stands where an expression was broken: it fits everywhere, so that one mistake is told once.
-BROKEN = Ref("", "")
 
 
 class Evaluation:
@@ -130,6 +127,8 @@ class Evaluation:
             message = f"{call.function} is called with {len(call.arguments)} arguments"
             raise ExpressionError("bad-call", message, call.offset, f"write {function.signature}")
         arguments = [self.value(one) for one in call.arguments]
+        if BROKEN in arguments:
+            return BROKEN
         for argument, expression in zip(arguments, call.arguments, strict=True):
             if waits(argument):
                 message = f"{call.function} needs a value that is known before the apply, not {_name_of(argument)}"
@@ -146,6 +145,8 @@ class Evaluation:
             message = f"join is called with {len(call.arguments)} arguments"
             raise ExpressionError("bad-call", message, call.offset, f"write {JOIN}")
         separator, items = self.value(call.arguments[0]), self.value(call.arguments[1])
+        if BROKEN in (separator, items):
+            return BROKEN
         if not isinstance(separator, str) or not isinstance(items, list):
             message = "join: the separator must be a text and what it joins a list"
             raise ExpressionError("bad-call", message, call.offset, f"write {JOIN}")
@@ -226,6 +227,8 @@ class Evaluation:
     def inside(self, value: Any, path: PathExpression, start: int, name: str) -> Any:
         """What the steps from ``start`` on lead to in a plain value."""
         for step in path.steps[start:]:
+            if value == BROKEN:
+                return BROKEN
             key = self.key(step)
             if isinstance(value, dict) and isinstance(key, str):
                 if key not in value:
@@ -273,9 +276,11 @@ class Evaluation:
             step = rest.pop(0)
             keys = list(scope.instances.get(base) or ()) if isinstance(step, Every) else [str(self.key(step))]
         if len(rest) != 1 or not isinstance(rest[0], str):
-            what = "which attribute of it is meant" if not rest else "one attribute, nothing inside it"
-            message = f"a reference to {base} names {what}"
-            hint = f"write ${{{base}{'[KEY]' if keyed else ''}.ATTRIBUTE}}"
+            outputs = shapes()[path.root].outputs
+            message = f"a reference to {base} must say which attribute it reads"
+            hint = f"there are {listed(outputs, 'and')}: write ${{{base}{'[KEY]' if keyed else ''}.{outputs[0]}}}"
+            if rest:
+                message = f"an attribute of {base} has nothing inside"
             raise ExpressionError("bad-expression", message, path.offset, hint)
         several = keyed and isinstance(path.steps[1], Every)
         if several and scope.instances.get(base, ()) is None:

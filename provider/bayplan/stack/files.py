@@ -35,8 +35,11 @@ def default_files(folder: Path) -> list[Path]:
     raise BayplanError("no-definition", f"there is no {DEFAULT_FILES[0]} in {folder}", hint=hint)
 
 
-def read_source(name: str, path: Path, cache: ParseCache) -> Source:
-    """One file as a Source. Raises BayplanError: ``unreadable-file``, ``file-too-large``, or what its syntax has."""
+def read_source(name: str, path: Path, cache: ParseCache, *, private: bool = False) -> Source:
+    """One file as a Source; of a ``private`` one no line is shown.
+
+    Raises BayplanError: ``unreadable-file``, ``file-too-large``, or what is wrong with its syntax.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -49,7 +52,7 @@ def read_source(name: str, path: Path, cache: ParseCache) -> Source:
     if len(data) > MAX_BYTES:
         message = f"{name} is larger than {MAX_BYTES >> 20} MiB"
         raise BayplanError("file-too-large", message, hint="split it and name the parts under `include`")
-    source = Source(name, path, data)
+    source = Source(name, path, data, private=private)
     known = cache.get(data)
     if known is not None:
         source.tree, source.special = known.value, known.special
@@ -116,7 +119,7 @@ class Gathering:
         except BayplanError as error:
             if included is not None and error.where is None:
                 by, index = included
-                hint = f"the path is taken from {by.folder}" if error.code == "unreadable-file" else error.hint
+                hint = _taken_from(by) if error.code == "unreadable-file" else error.hint
                 error = by.error(error.code, error.message, ("include", index), hint=hint)
             self.errors.append(error)
             return
@@ -150,13 +153,17 @@ class Gathering:
             found = _matching(source.folder, entry)
             if not found:
                 message = f"no file matches {entry}"
-                hint = f"the path is taken from {source.folder}"
-                self.errors.append(source.error("unreadable-file", message, ("include", index), hint=hint))
+                place = ("include", index)
+                self.errors.append(source.error("unreadable-file", message, place, hint=_taken_from(source)))
         for one in found:
             path = source.folder / one
             if len(found) > 1 and os.path.realpath(path) == chain[-1][0]:
                 continue  # a pattern may match the file that it stands in
             self._add(os.path.normpath(f"{shown_folder}/{one}" if shown_folder else one), path, (source, index), chain)
+
+
+def _taken_from(source: Source) -> str:
+    return f"the path is taken from the folder of {source.name}"
 
 
 def _matching(folder: Path, pattern: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bayplan.errors import BayplanError
+from bayplan.errors import BayplanError, nearest
 from bayplan.stack.evaluate import Instances, Use
 from bayplan.stack.model import Resource
 from bayplan.stack.shapes import shapes
@@ -48,11 +48,21 @@ def missing(address: str, resources: Mapping[str, Resource], instances: Instance
     if bracket and keys:
         key = address[len(base) + 1 : -1]
         return f"{base} is not made for {key}", did_you_mean(key, keys, f"there are {listed(keys, 'and')}")
+    if "." not in base:
+        return f"there is no resource {quoted(address)}", "write its address: Kind.name"
     names = [*resources, *(name for name in instances if name not in resources)]
     kind, _, name = base.partition(".")
-    same_name = [one for one in names if one.partition(".")[2] == name]
-    otherwise = f"did you mean {same_name[0]}?" if same_name else f"declare {kind}.{name} under `resources`"
-    return f"there is no resource {address}", did_you_mean(address, names, otherwise)
+    if kind not in shapes():
+        return f"there is no resource {address}", did_you_mean(address, names, f"there is no kind {kind}")
+    of_kind = [one.partition(".")[2] for one in names if one.startswith(f"{kind}.")]
+    if (near := nearest(name, of_kind)) is not None:
+        hint = f"did you mean {kind}.{near}?"
+    elif (address_near := nearest(base, names, cutoff=0.9)) is not None:
+        hint = f"did you mean {address_near}?"  # short names: Container.bd for Container.db
+    else:
+        namesakes = [one for one in names if one.partition(".")[2] == name]
+        hint = f"did you mean {namesakes[0]}?" if namesakes else f"declare {base} under `resources`"
+    return f"there is no resource {address}", hint
 
 
 def check_cycles(resources: Mapping[str, Resource], errors: list[BayplanError]) -> None:

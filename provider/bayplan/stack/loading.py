@@ -110,7 +110,7 @@ class _Loading:
         found = []
         for path in paths:
             try:
-                source = read_source(str(path), path.absolute(), ParseCache(None))
+                source = read_source(str(path), path.absolute(), ParseCache(None), private=True)
             except BayplanError as error:
                 self.errors.append(error)
                 continue
@@ -131,7 +131,7 @@ class _Loading:
             mistake = declaration_mistake(entry)
             if mistake is not None:
                 part, message, hint = mistake
-                self.errors.append(source.error("wrong-value", message, (*path, part), hint=hint))
+                self.errors.append(source.error("bad-value", message, (*path, part), hint=hint))
             declared[name] = Variable.declared(name, source, entry)
         return resolve(declared, flags, files, self.environ, self.errors)
 

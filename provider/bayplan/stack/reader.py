@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bayplan.stack.scalars import CORE_TAG, Tree, plain, string, tagged
+from bayplan.stack.scalars import BROKEN, CORE_TAG, Tree, plain, string, tagged
 
 #: Bytes of one file; a file of 100,000 resources has about 12 MB.
 MAX_BYTES = 64 << 20
@@ -221,7 +221,7 @@ class _Builder:
     def aliased_value(self, anchor: str) -> Tree:
         if anchor not in self.anchors:
             self.flawed = True
-            return None
+            return BROKEN
         value = self.anchors[anchor]
         self.aliased += size(value, MAX_ALIASED)
         if self.aliased > MAX_ALIASED:

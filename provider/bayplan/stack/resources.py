@@ -18,14 +18,14 @@ from bayplan import kinds
 from bayplan.errors import BayplanError
 from bayplan.kinds.check import NAME
 from bayplan.kinds.expressions import Ref, SecretRef, Template
-from bayplan.stack.evaluate import BROKEN, Evaluation, Scope, Use, references
+from bayplan.stack.evaluate import Evaluation, Scope, Use, references
 from bayplan.stack.graph import missing
 from bayplan.stack.model import NO_DEPENDENCIES, NO_LIFECYCLE, Condition, Lifecycle, Resource
-from bayplan.stack.scalars import Tree
+from bayplan.stack.scalars import BROKEN, Tree
 from bayplan.stack.sections import twice
 from bayplan.stack.shapes import Shape, error_of, shapes
 from bayplan.stack.source import Source
-from bayplan.stack.words import did_you_mean, shown
+from bayplan.stack.words import did_you_mean, quoted, shown
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _META = frozenset(kinds.COMMON)
@@ -145,11 +145,11 @@ class Resources:
         for index, (name, _) in enumerate(entries):
             place = (*path, name if isinstance(value, dict) else index)
             if not _KEY.fullmatch(name):
-                message = f"`{name}` is no key of for_each: it becomes part of an address"
+                message = f"{quoted(name)} is no key of for_each: it becomes part of an address"
                 hint = "letters, digits and _ . - make a key; use a map to give it another value"
                 self.errors.append(source.error("bad-address", message, place, key=True, hint=hint))
             elif name in seen:
-                self.errors.append(source.error("duplicate-name", f"for_each of {key} names {name} twice", place))
+                self.errors.append(source.error("repeated-item", f"for_each of {key} names {name} twice", place))
             seen.add(name)
         return entries
 
@@ -164,6 +164,8 @@ class Resources:
     ) -> list[Resource]:
         if given is None:
             given = {}
+        if given == BROKEN:
+            return []
         if not isinstance(given, dict):
             message = f"{key} must be a map of properties, not {shown(given)}"
             self.errors.append(source.error("wrong-type", message, ("resources", key), key=True))
@@ -183,7 +185,10 @@ class Resources:
         properties: dict[str, Any] = {
             name: evaluation.tree(value, (*path, name)) for name, value in given.items() if name not in _META
         }
-        self.errors.extend(error_of(problem, source, path) for problem in shape.problems(properties))
+        problems = shape.problems(properties)
+        if "<<" in given:  # told by the reader; what it should have brought is not missed besides
+            problems = [one for one in problems if one.path and one.path != ("<<",)]
+        self.errors.extend(error_of(problem, source, path) for problem in problems)
         self._check_place(shape, properties, source, path)
         depends_on = self._depends_on(key, given.get("depends_on"), evaluation) if "depends_on" in given else {}
         lifecycle = (
@@ -241,11 +246,11 @@ class Resources:
             if condition not in _CONDITIONS:
                 message = f"depends_on waits until a resource is started or healthy, not {shown(condition)}"
                 hint = did_you_mean(condition, _CONDITIONS) if isinstance(condition, str) else ""
-                self.errors.append(source.error("wrong-value", message, place, hint=hint))
+                self.errors.append(source.error("bad-value", message, place, hint=hint))
                 continue
             if condition == "healthy" and not address.startswith("Container."):
                 message = f"only containers can be healthy, {address} can be started"
-                self.errors.append(source.error("wrong-value", message, place, hint=f"write {address}: started"))
+                self.errors.append(source.error("bad-value", message, place, hint=f"write {address}: started"))
                 continue
             for one in self._addresses(address, evaluation.source, place):
                 out[one] = cast("Condition", condition)

@@ -14,8 +14,14 @@ from __future__ import annotations
 import re
 from typing import Any, TypeAlias
 
+from bayplan.kinds.expressions import Ref
+
 #: A value as read: dict, list, str, int, float, bool, None, or an expression, a tuple of its one source text.
 Tree: TypeAlias = Any
+
+#: Stands where something was broken (an unknown anchor, an expression with a mistake), so that one mistake is told once:
+#: a reference fits everywhere.
+BROKEN = Ref("", "")
 
 CORE_TAG = "tag:yaml.org,2002:"
 

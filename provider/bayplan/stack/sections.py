@@ -14,7 +14,7 @@ from bayplan.errors import BayplanError
 from bayplan.stack.scalars import Tree
 from bayplan.stack.shapes import error_of
 from bayplan.stack.source import Source
-from bayplan.stack.words import shown
+from bayplan.stack.words import quoted, shown
 
 #: The sections that are maps of names, besides ``resources``, which is too large to be merged here.
 NAMED = ("variables", "secrets", "hosts", "registries", "outputs")
@@ -72,7 +72,8 @@ def _name(found: Sections, source: Source, given: Tree, errors: list[BayplanErro
         found.stack = (given, source)
     elif found.stack[0] != given:
         first, by = found.stack
-        message = f"the stack is named {shown(given)} here and {shown(first)} at {by.where(('stack',))}"
+        names = [quoted(one) if isinstance(one, str) else shown(one) for one in (given, first)]
+        message = f"the stack is named {names[0]} here and {names[1]} at {by.where(('stack',))}"
         errors.append(
             source.error("conflicting-properties", message, ("stack",), hint="files of one stack name it once")
         )

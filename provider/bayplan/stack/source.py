@@ -18,17 +18,18 @@ class Source:
     """A file: ``name`` as messages show it, ``path`` absolute, ``data`` as read, ``tree`` what it says.
 
     ``special`` are the keys under ``resources`` that are more than plain properties that are right, where the cache knew
-    them; None where every resource has to be looked at.
+    them; None where every resource has to be looked at. Of a ``private`` file (values of variables) no line is ever shown.
     """
 
-    __slots__ = ("_lines", "_positions", "data", "flawed", "name", "path", "special", "tree")
+    __slots__ = ("_lines", "_positions", "data", "flawed", "name", "path", "private", "special", "tree")
 
-    def __init__(self, name: str, path: Path, data: bytes, tree: Tree = None, *, flawed: bool = False) -> None:
+    def __init__(self, name: str, path: Path, data: bytes, tree: Tree = None, *, private: bool = False) -> None:
         self.name = name
         self.path = path
         self.data = data
         self.tree = tree
-        self.flawed = flawed
+        self.flawed = False
+        self.private = private
         self.special: frozenset[str] | None = None
         self._positions: Positions | None = None
         self._lines: list[bytes] | None = None
@@ -88,7 +89,7 @@ class Source:
 
     def error_at(self, code: str, message: str, line: int, column: int, hint: str = "") -> BayplanError:
         where = Where(self.name, line, column)
-        return BayplanError(code, message, where=where, hint=hint, source=self.line(line))
+        return BayplanError(code, message, where=where, hint=hint, source="" if self.private else self.line(line))
 
     def faults(self) -> list[BayplanError]:
         """The mistakes of form in this file (a key given twice); none where the reader saw none."""

@@ -33,7 +33,7 @@ _PROBLEMS: dict[str, tuple[str, str, str]] = {
     "did not find expected key": (
         "bad-syntax",
         "neither the next key nor the end of this map",
-        "keys of one map start in the same column; a text after a closing quote belongs inside the quotes",
+        "keys of one map start in the same column",
     ),
     "did not find expected '-' indicator": (
         "bad-syntax",
@@ -162,7 +162,8 @@ def _unclosed_bracket(source: Source, opened: tuple[int, int], line: int) -> Fau
 
 
 def _swallowed(data: bytes, line: int, column: int) -> Fault | None:
-    """An unclosed quote that the next quote of the file closed, if that is what the error at ``line`` comes from."""
+    """A mistake of quotes, if that is what the error at ``line`` comes from: one left open that the next quote of the file
+    closed, or one that was closed too early."""
     from yaml import YAMLError
     from yaml._yaml import CParser
     from yaml.tokens import ScalarToken
@@ -181,6 +182,12 @@ def _swallowed(data: bytes, line: int, column: int) -> Fault | None:
     if last is None:
         return None
     start, end = last.start_mark, last.end_mark
-    if start.line == end.line or end.line + 1 != line:
+    if end.line + 1 != line:
         return None
-    return _unclosed_quote(start.line + 1, start.column + 1, end.line + 1)
+    if start.line != end.line:
+        return _unclosed_quote(start.line + 1, start.column + 1, end.line + 1)
+    between = data.decode("utf-8", "replace").split("\n")[line - 1][end.column : column]
+    if between and not between[:-1].strip() and between[-1] not in ",:]}#":
+        hint = "double a single quote that belongs to the text ('it''s'), or use the other quotes around it"
+        return Fault("bad-syntax", "a text goes on behind its closing quote", line, column, hint)
+    return None

@@ -16,7 +16,7 @@ from typing import Any
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import SecretRef
 from bayplan.stack.reader import read
-from bayplan.stack.scalars import Tree, plain
+from bayplan.stack.scalars import BROKEN, Tree, plain
 from bayplan.stack.source import Source
 from bayplan.stack.words import did_you_mean, listed, shown
 
@@ -76,7 +76,7 @@ def resolve(
     environ: Mapping[str, str],
     errors: list[BayplanError],
 ) -> Values:
-    """The value of every declared variable. Mistakes go to ``errors``; a variable with one has the value None."""
+    """The value of every declared variable. Mistakes go to ``errors``; a variable with one is BROKEN."""
     found = Values()
     given = _from_files(declared, files, errors)
     for name in flags:
@@ -96,7 +96,7 @@ def resolve(
         else:
             errors.append(_missing(variable))
         if len(errors) > mistakes:
-            value = None
+            value = BROKEN
         elif variable.sensitive:
             found.hidden[f"var.{name}"] = str(value)
             value = SecretRef(f"var.{name}")
@@ -153,9 +153,7 @@ def _from_text(variable: Variable, text: str, origin: str, errors: list[BayplanE
         said = "" if variable.sensitive or variable.type in ("list", "map") else f", not {shown(text)}"
         message = f"{origin}: the variable {variable.name} {problem}{said}"
         hint = _EXAMPLES.get(variable.type, "")
-        errors.append(
-            BayplanError("wrong-variable", message, where=variable.source.where(variable.path, key=True), hint=hint)
-        )
+        errors.append(variable.source.error("wrong-variable", message, variable.path, key=True, hint=hint))
     return value
 
 
@@ -191,7 +189,10 @@ def _checked(
     if problem:
         said = "" if variable.sensitive else f", not {shown(value)}"
         hint = "put it into quotes" if variable.type == "string" and isinstance(value, (int, float)) else ""
-        errors.append(source.error("wrong-variable", f"the variable {variable.name} {problem}{said}", place, hint=hint))
+        error = source.error("wrong-variable", f"the variable {variable.name} {problem}{said}", place, hint=hint)
+        if variable.sensitive:
+            error.source = ""  # the line holds the value
+        errors.append(error)
     return value
 
 
