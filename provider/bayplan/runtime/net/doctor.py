@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import firewall, names, nft
-from .model import Finding
+from .model import Finding, Network
 
 
-def findings(root_hash: str, *, in_use: bool) -> list[Finding]:
-    """Everything worth telling, the worst first; no effect. ``in_use``: containers of this root are on bridges now."""
+def findings(root_hash: str, networks: Sequence[Network]) -> list[Finding]:
+    """Everything worth telling; no effect. ``networks`` are those on which containers of this root are now."""
     out = []
+    in_use = bool(networks)
     if os.geteuid() != 0:
         return [
             Finding("network-rights", "bridged networks need root", "run bayplan as root, or use network_mode host")
@@ -20,6 +22,14 @@ def findings(root_hash: str, *, in_use: bool) -> list[Finding]:
         out.append(Finding("nft-missing", "nftables cannot be spoken to", "apt-get install libnftables1 nftables"))
     if names.program() is None:
         out.append(Finding("dns-missing", "networks with names need aardvark-dns", "apt-get install aardvark-dns"))
+    elif silent := names.silent(networks):
+        out.append(
+            Finding(
+                "dns-silent",
+                f"nobody answers for container names on {', '.join(silent)}",
+                "any `bayplan apply` starts the name server again; another one on port 53 of every address must go",
+            )
+        )
     if not names.host_servers():
         out.append(
             Finding(

@@ -79,6 +79,12 @@ def _names(record: Record, aliases: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word.lower() for word in (*words, record.id[:12]) if word))
 
 
+def silent(networks: Sequence[Network]) -> list[str]:
+    """The networks in use that have names, and on whose gateway nobody listens."""
+    heard = {found.host_ip for found in listeners.listening("udp", [_PORT])}
+    return [network.name for network in networks if network.has_names and str(network.gateway) not in heard]
+
+
 # -- the process ---------------------------------------------------------------------------------------------------
 
 

@@ -250,9 +250,10 @@ class Networks:
             return
         self._kernel.publish(rest, networks, (record,), ())
         if any(network.has_names for network in networks):
-            self._kernel.names(rest, self._in_use(rest))
+            self._names_or_later(rest, self._in_use(rest))
         self._kernel.unplug(record, at_once=at_once)
         del state.records[record.id]
+        state.pending = rest.pending
         if len(self._in_use(state)) != len(networks):
             self._kernel.prune(state, everything=False)
             self._kernel.table(state, self._in_use(state))
@@ -356,7 +357,7 @@ class Networks:
 
     def diagnose(self) -> builtins.list[Finding]:
         """What this machine lacks for networks, and what stands in their way; no effect."""
-        return doctor.findings(self._root.hash, in_use=bool(self._records.load().records))
+        return doctor.findings(self._root.hash, self._in_use(self._records.load()))
 
     # -- under the lock ------------------------------------------------------------------------------------------
 
@@ -382,9 +383,19 @@ class Networks:
         networks = self._in_use(state)
         self._kernel.table(state, networks)
         self._kernel.accepts()
-        self._kernel.names(state, networks, tell=tell)
         state.pending = False
+        self._names_or_later(state, networks, tell=tell)
         self._records.save(state)
+
+    def _names_or_later(self, state: State, networks: Sequence[Network], *, tell: bool = False) -> None:
+        """The names, where their failure must not stand in the way of what frees and repairs: they stay pending then, so
+        that the next change tries again, and ``diagnose`` tells."""
+        try:
+            self._kernel.names(state, networks, tell=tell)
+        except BayplanError as error:
+            if error.code not in ("dns-failed", "dns-missing"):
+                raise
+            state.pending = True
 
     def _teardown(self, state: State) -> None:
         self._kernel.teardown()
