@@ -63,7 +63,7 @@ def _kind(name: str, common: dict[str, Any]) -> dict[str, Any]:
 
 def _open(schema: dict[str, Any], *, value: bool = True) -> dict[str, Any]:
     """``schema`` with expressions allowed in it, and in its place where it is a ``value``."""
-    inner = dict(schema)
+    inner = {key: one for key, one in schema.items() if key != "x-aka"}
     for word in ("items", "additionalProperties"):
         if isinstance(inner.get(word), dict):
             inner[word] = _open(inner[word])

@@ -133,7 +133,7 @@ def _table(schema: Mapping[str, Any], *, changes: bool = True) -> Iterator[str]:
 def _value(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{member}`" for member in schema["enum"])
-    form = schema.get("x-type", "")
+    form: str = schema.get("x-type", "")
     if form:
         return _FORMS.get(form, form)
     types = json_types(schema)

@@ -12,9 +12,9 @@ from typing import Any
 
 from bayplan.kinds.files import read_schema
 from bayplan.kinds.model import KIND_NAMES, kind_named, load, unknown_kind
-from bayplan.kinds.problem import Problem, did_you_mean, quoted
+from bayplan.kinds.problem import Problem, did_you_mean
 from bayplan.kinds.validator import Around, Check, compile_schema
-from bayplan.kinds.values import pattern
+from bayplan.kinds.values import pattern, quoted
 
 #: Keys of a resource that are not its kind's.
 COMMON = ("depends_on", "for_each", "lifecycle")

@@ -72,14 +72,19 @@ def _path(value: Value, folder: str) -> Value:
     if isinstance(value, str) and value:
         return posixpath.normpath(posixpath.join(folder, value))
     if isinstance(value, Template) and isinstance(value.parts[0], str) and not value.parts[0].startswith("/"):
-        return Template((f"{folder.rstrip('/')}/{value.parts[0].removeprefix('./')}", *value.parts[1:]))
+        return Template((_below(folder, value.parts[0]), *value.parts[1:]))
     return value
+
+
+def _below(folder: str, start: str) -> str:
+    """The start of a path whose rest is not known yet; a slash at its end stays."""
+    return posixpath.normpath(posixpath.join(folder, start)) + ("/" if start.endswith("/") else "")
 
 
 def _mount(value: Value, folder: str) -> Value:
     if isinstance(value, Template) and isinstance(value.parts[0], str) and value.parts[0].startswith("."):
         source, colon, rest = value.parts[0].partition(":")
-        head = f"{_path(source, folder)}{colon}{rest}" if colon else f"{folder.rstrip('/')}/{source}"
+        head = f"{_path(source, folder)}{colon}{rest}" if colon else _below(folder, source)
         return Template((head, *value.parts[1:]))
     if not isinstance(value, str):
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,28 +70,24 @@ def types_words(types: Iterable[str]) -> str:
     return " or ".join(_TYPES[name] for name in types)
 
 
-def quoted(value: Any) -> str:
-    """A scalar as a message shows it, short."""
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(value)
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
-    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
-
-
 def example_hint(name: str, example: Any) -> str:
     """``for example ports: ["8080:3000"]``."""
     text = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
     return f"for example {name}: {text}"
 
 
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """The nearest valid name as a hint, else all of them where they are few."""
-    names = list(candidates)
-    close = nearest(name, names) or next((one for one in names if one.replace("_", "") == _plain(name)), None)
+def did_you_mean(name: str, candidates: Iterable[str], also_known: Mapping[str, str] | None = None) -> str:
+    """The nearest valid name as a hint, else all of them where they are few.
+
+    ``also_known`` maps the words that other tools have to the names that stand here.
+    """
+    names, words = list(candidates), also_known or {}
+    plain = _plain(name)
+    close = (
+        next((one for one in names if _plain(one) == plain), None)
+        or next((meant for word, meant in words.items() if _plain(word) == plain), None)
+        or nearest(name, names)
+    )
     if close:
         return f"did you mean {close}?"
     return f"there are {', '.join(names)}" if 0 < len(names) <= 12 else ""

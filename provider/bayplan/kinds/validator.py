@@ -18,9 +18,9 @@ from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.kinds.forms import FORMS, Form
 from bayplan.kinds.model import json_types, load
-from bayplan.kinds.problem import Problem, did_you_mean, example_hint, quoted, type_word, types_words
+from bayplan.kinds.problem import Problem, did_you_mean, example_hint, type_word, types_words
 from bayplan.kinds.rules import compile_rule
-from bayplan.kinds.values import pattern
+from bayplan.kinds.values import pattern, quoted
 
 Found = list[Problem] | None
 Check = Callable[[Any], Found]
@@ -28,7 +28,7 @@ Check = Callable[[Any], Found]
 _ANNOTATIONS = frozenset(["$comment", "$schema", "$id", "$defs", "title", "description", "default", "examples"])
 _MARKS = frozenset(
     f"x-{name}"
-    for name in ("says", "default", "replaces", "live", "apply", "secret", "computed", "unordered", "outputs")
+    for name in ("says", "default", "replaces", "live", "apply", "secret", "computed", "unordered", "outputs", "aka")
 )
 _STRING = frozenset(["pattern", "minLength", "maxLength", "enum"])
 _NUMBER = frozenset(["minimum", "exclusiveMinimum", "maximum"])
@@ -121,6 +121,8 @@ def _stray(types: tuple[str, ...], words: str, form: Form | None, around: Around
             and value.lower() in ("yes", "no", "on", "off", "true", "false")
         ):
             hint = "write true or false, without quotes"
+        elif value is None and "string" in types:
+            hint = 'write "" for an empty text'
         return [Problem((), "wrong-type", f"must be {words}, not {type_word(value)}", hint)]
 
     def check(value: Any) -> Found:
@@ -202,7 +204,7 @@ def _text(schema: Mapping[str, Any], form: Form | None, around: Around) -> Check
 
 
 def _meant(value: str, members: list[str]) -> str:
-    hint = did_you_mean(value, members) or did_you_mean(value.lower(), members)
+    hint = did_you_mean(value, members)
     return hint if hint.startswith("did") else ""
 
 
@@ -339,13 +341,21 @@ def _map(schema: Mapping[str, Any], around: Around) -> Check:
     known = {
         name: compile_schema(
             one,
-            replace(inside, noun=f"{noun}.{name}", key=name, example=one["examples"][0], also=(), outputs=frozenset()),
+            replace(
+                inside,
+                noun=name if named else f"{noun}.{name}",
+                key=name,
+                example=one["examples"][0],
+                also=(),
+                outputs=frozenset(),
+            ),
         )
         for name, one in schema.get("properties", {}).items()
     }
     rest = schema.get("additionalProperties", True)
     other = compile_schema(rest, inside) if isinstance(rest, dict) else None
-    unknown = _unknown(noun, (*known, *around.also), around.outputs) if rest is False else _good
+    also_known = {word: name for name, one in schema.get("properties", {}).items() for word in one.get("x-aka", ())}
+    unknown = _unknown(noun, (*known, *around.also), around.outputs, also_known) if rest is False else _good
     required = tuple(schema.get("required", ()))
     needed = frozenset(required)
     rules = [compile_rule(one, named=named) for one in schema.get("allOf", ())]
@@ -376,14 +386,14 @@ def _map(schema: Mapping[str, Any], around: Around) -> Check:
     return check
 
 
-def _unknown(noun: str, candidates: tuple[str, ...], outputs: frozenset[str]) -> Check:
+def _unknown(noun: str, names: tuple[str, ...], outputs: frozenset[str], also_known: Mapping[str, str]) -> Check:
     def check(name: Any) -> Found:
         if name in outputs:
             message = f"{name} of {noun} is an output and cannot be declared"
             return [Problem((), "computed-property", message, f"read it as ${{{noun}.NAME.{name}}}", False)]
         if not isinstance(name, str):
             return [Problem((), "unknown-property", f"{quoted(name)} is not a property's name", named=False)]
-        message, hint = f"unknown property {quoted(name)} of {noun}", did_you_mean(name, candidates)
+        message, hint = f"unknown property {quoted(name)} of {noun}", did_you_mean(name, names, also_known)
         return [Problem((), "unknown-property", message, hint, False)]
 
     return check

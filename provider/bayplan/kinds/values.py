@@ -102,8 +102,16 @@ class Restart:
 
 def wrong(value: object, what: str, hint: str = "") -> BayplanError:
     """The error of every reader: ``'64x' is not a size``."""
+    return BayplanError("bad-value", f"{quoted(value)} is not {what}", hint=hint)
+
+
+def quoted(value: object) -> str:
+    """A scalar as messages show it: text in quotes, short and on one line."""
+    if isinstance(value, (int, float)):
+        return str(value).lower()
     text = str(value)
-    return BayplanError("bad-value", f"'{text if len(text) <= 60 else text[:57] + '...'}' is not {what}", hint=hint)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:61])
+    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
 
 
 @lru_cache(maxsize=256)
@@ -369,12 +377,12 @@ def parse_image(value: str) -> str:
 
 def parse_address(value: str) -> str:
     """``HOST`` or ``HOST:PORT``."""
-    host, colon, port = value.rpartition(":") if ":" in value else (value, "", "")
-    if colon:
-        _port_number(port, value)
     if "//" in value:
         raise wrong(value, "an address", "leave the scheme out: HOST:PORT")
-    if not pattern(r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])$").match(host):
+    found = pattern(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::([1-9][0-9]{0,4}))?$").match(
+        value
+    )
+    if found is None or int(found[1] or 0) > 65535:
         raise wrong(value, "an address", "write HOST or HOST:PORT, for example 127.0.0.1:5000")
     return value
 
@@ -411,5 +419,5 @@ def parse_text(value: str | int | float | bool) -> str:
         return "true" if value else "false"
     text = value if isinstance(value, str) else str(value)
     if "\0" in text:
-        raise wrong(text.replace("\0", "\\0"), "a text", "the character NUL cannot stand in it")
+        raise wrong(text, "a text", "the character NUL cannot stand in it")
     return text
