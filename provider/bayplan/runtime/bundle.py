@@ -1,8 +1,9 @@
 """The OCI runtime configuration of a container: what Docker would write, as plain data. Pure.
 
-Defaults are moby's (``daemon/pkg/oci/defaults.go``): namespaces, mounts, masked and read-only paths, devices. The shape
-is runtime-spec ``config.md`` and ``config-linux.md``. Everything that had to be looked up on the machine (user numbers, mount
-sources, the network namespace, the filter) comes in as arguments, so that a test can compare the result as text.
+Defaults are moby's (``daemon/pkg/oci/defaults.go``): namespaces, mounts, masked and read-only paths, devices. The
+shape is runtime-spec ``config.md`` and ``config-linux.md``. Everything that had to be looked up on the machine (user
+numbers, mount sources, the network namespace, the filter) comes in as arguments, so that a test can compare the
+result as text.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ _KILL_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Use of one container at ``time`` (seconds since 1970). ``cpu`` is seconds of processor time since the start; sizes are
-    bytes; ``memory`` is without the page cache that can be dropped (as ``docker stats``); None is without limit."""
+    """Use of one container at ``time`` (seconds since 1970). ``cpu`` is seconds of processor time since the start;
+    sizes are bytes; ``memory`` is without the page cache that can be dropped (as ``docker stats``); None is without
+    limit."""
 
     time: float
     cpu: float = 0.0
@@ -163,7 +164,7 @@ def _trees() -> Iterator[Path]:
 
 def members(cgroup: str) -> list[Process]:
     """Every process in the group, in any hierarchy."""
-    found = set()
+    found: set[int] = set()
     for tree in _trees():
         for directory, _, _ in os.walk(tree / cgroup.lstrip("/")):
             found.update(int(pid) for pid in _text(Path(directory) / "cgroup.procs").split())
@@ -196,10 +197,19 @@ def destroy(cgroup: str) -> None:
         for tree in there:
             for directory, _, _ in os.walk(tree, topdown=False):
                 with contextlib.suppress(OSError):  # a process in it is not yet gone: the next round
-                    os.rmdir(directory)
+                    Path(directory).rmdir()
         return not any(tree.exists() for tree in there)
 
     until(removed, _KILL_TIMEOUT)
+
+
+def children(cgroup: str) -> list[str]:
+    """Names of the groups inside a group, in any hierarchy."""
+    found: set[str] = set()
+    for tree in _trees():
+        with contextlib.suppress(FileNotFoundError):
+            found.update(entry.name for entry in os.scandir(tree / cgroup.lstrip("/")) if entry.is_dir())
+    return sorted(found)
 
 
 def drop_parent(cgroup: str) -> None:
@@ -207,4 +217,4 @@ def drop_parent(cgroup: str) -> None:
     parent = cgroup.rpartition("/")[0].lstrip("/")
     for tree in _trees():
         with contextlib.suppress(OSError):  # other containers are in it, or it is not there
-            os.rmdir(tree / parent)
+            (tree / parent).rmdir()

@@ -1,7 +1,7 @@
 """Container specifications as JSON and back, without loss; secret values apart.
 
-``container.json`` holds what this module writes. The values of ``secret_env`` do not go through it: they are taken out here
-and given back here, and what is done with them in between (:mod:`.hostkey`) is the caller's business.
+``container.json`` holds what this module writes. The values of ``secret_env`` do not go through it: they are taken
+out here and given back here, and what is done with them in between (:mod:`.hostkey`) is the caller's business.
 """
 
 from __future__ import annotations
@@ -12,10 +12,26 @@ from typing import Any
 
 from bayplan.runtime.spec import Attachment, ContainerSpec, Health, Mount, Port, RestartPolicy
 
-_PLAIN = (
-    "name image image_name working_dir user hostname network_mode read_only memory cpus pids_limit privileged restart_retries "
-    "stop_signal stop_timeout init tty open_stdin"
-).split()
+_PLAIN = [
+    "name",
+    "image",
+    "image_name",
+    "working_dir",
+    "user",
+    "hostname",
+    "network_mode",
+    "read_only",
+    "memory",
+    "cpus",
+    "pids_limit",
+    "privileged",
+    "restart_retries",
+    "stop_signal",
+    "stop_timeout",
+    "init",
+    "tty",
+    "open_stdin",
+]
 
 
 def health_json(health: Health) -> dict[str, Any]:

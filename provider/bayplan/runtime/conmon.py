@@ -1,10 +1,10 @@
 """conmon: the one small process beside each container.
 
-It starts the OCI runtime, keeps the container's output and terminal, reaps it, writes down its exit code and then *becomes* the
-exit hook. It outlives whoever started it. Protocol (conmon 2.1.6 ``src/conmon.c``, ``ctrl.c``, ``conn_sock.c``): ``_OCI_STARTPIPE``
-holds it back until a byte comes, ``_OCI_SYNCPIPE`` brings one line of JSON, ``{"data": PID}`` or
-``{"data": -1, "message": WHY}``; ``attach`` is a SOCK_SEQPACKET socket, whose packets begin with the stream's number; ``ctl`` a
-FIFO that takes ``2 0 0`` (reopen the log) and ``1 H W`` (the terminal's size).
+It starts the OCI runtime, keeps the container's output and terminal, reaps it, writes down its exit code and then
+*becomes* the exit hook. It outlives whoever started it. Protocol (conmon 2.1.6 ``src/conmon.c``, ``ctrl.c``,
+``conn_sock.c``): ``_OCI_STARTPIPE`` holds it back until a byte comes, ``_OCI_SYNCPIPE`` brings one line of JSON,
+``{"data": PID}`` or ``{"data": -1, "message": WHY}``; ``attach`` is a SOCK_SEQPACKET socket, whose packets begin with
+the stream's number; ``ctl`` a FIFO that takes ``2 0 0`` (reopen the log) and ``1 H W`` (the terminal's size).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.runtime.kernel import Process
@@ -49,7 +50,8 @@ def launch(
 ) -> Launched:
     """Create the container of ``files.live`` (its ``config.json``) under a conmon of its own.
 
-    Raises BayplanError ``start-failed`` with the runtime's reason; nothing runs then, but the runtime may still know it.
+    Raises BayplanError ``start-failed`` with the runtime's reason; nothing runs then, but the runtime may still know
+    it.
     """
     _clear(files)
     with runtime.creating() as prefix:
@@ -78,13 +80,13 @@ def launch(
     return Launched(init, monitor)
 
 
-def _spawn(argv: Sequence[str], files: Files) -> dict[str, object] | None:
+def _spawn(argv: Sequence[str], files: Files) -> dict[str, Any] | None:
     """Start conmon and read the one line that it answers; None when it said nothing."""
     sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
     start_read, start_write = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            with open(files.live / "conmon.err", "wb") as errors:
+            with (files.live / "conmon.err").open("wb") as errors:
                 process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,

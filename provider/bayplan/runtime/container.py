@@ -1,7 +1,7 @@
 """What can be seen of a container: its declaration, its life so far, and its state this instant.
 
-The state is never stored: it is derived each time from the recorded phase, the kernel's processes and the freezer, so it is right
-even after the machine, the monitor or the last command died.
+The state is never stored: it is derived each time from the recorded phase, the kernel's processes and the freezer, so
+it is right even after the machine, the monitor or the last command died.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """``status`` is ``starting``, ``healthy``, ``unhealthy``, or ``""`` without a check; ``log`` the last results, oldest first.
+    """``status`` is ``starting``, ``healthy``, ``unhealthy``, or ``""`` without a check; ``log`` the last results,
+    oldest first.
 
-    ``checked_at`` is the end of the last check in seconds since 1970, 0 for never; nobody watches a container whose last check
-    is long past.
+    ``checked_at`` is the end of the last check in seconds since 1970, 0 for never; nobody watches a container whose
+    last check is long past. ``counted_at`` is when a result last counted.
     """
 
     status: str = ""
     failing: int = 0
     checked_at: float = 0.0
     log: tuple[Mapping[str, Any], ...] = ()
+    counted_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Container:
     def as_dict(self) -> dict[str, Any]:
         """For ``inspect``: everything in JSON's terms; secret values as ``(secret)``."""
         spec = spec_json(self.spec)
-        spec["env"] = {**spec["env"], **{name: REDACTED for name in sorted(self.spec.secret_env)}}
+        spec["env"] = {**spec["env"], **dict.fromkeys(sorted(self.spec.secret_env), REDACTED)}
         status = self.status
         return {
             "id": self.id,
@@ -130,7 +132,7 @@ def health_report(files: Files, status: Status) -> HealthReport:
     data = read_json(files.health)
     if data is None or data.get("run") != status.run:
         return HealthReport("starting")
-    return HealthReport(data["status"], data["failing"], data["checked_at"], tuple(data["log"]))
+    return HealthReport(data["status"], data["failing"], data["checked_at"], tuple(data["log"]), data["counted_at"])
 
 
 def load(files: Files) -> Container | None:

@@ -1,11 +1,12 @@
 """The runtime: containers of one root, from their creation to their removal, with no process of ours in between.
 
-Each method is one transition. It takes the container's lock, first mends what a dead process left half done, makes its own
-effects in an order that a kill -9 at any instant leaves mendable (:mod:`.transitions`), writes down where it got, and unlocks.
-Nothing is kept in memory from one call to the next, so any number of processes may use one root at once.
+Each method is one transition. It takes the container's lock, first mends what a dead process left half done, makes
+its own effects in an order that a kill -9 at any instant leaves mendable (:mod:`.transitions`), writes down where it
+got, and unlocks. Nothing is kept in memory from one call to the next, so any number of processes may use one root at
+once.
 
-What a method needs beyond a transition has a room of its own: the bundle (:mod:`.prepare`), exec (:mod:`.execution`), logs, health,
-networks (:mod:`.net`), volumes, recovery, accounting (:mod:`.usage`).
+What a method needs beyond a transition has a room of its own: the bundle (:mod:`.prepare`), exec (:mod:`.execution`),
+logs, health, networks (:mod:`.net`), volumes, recovery, accounting (:mod:`.usage`).
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ class Runtime:
     def create(self, spec: ContainerSpec, *, succeeds: str = "") -> str:
         """Make a container from an image that is in the store; nothing runs yet. Returns its id.
 
-        ``succeeds`` is the id of a container whose ports and names this one will get by :meth:`hand_over`: until then it starts
-        without them. A kill at any instant leaves no container, or a whole one in state ``created``.
-        Raises BayplanError ``name-taken``, ``no-command``, ``bad-...``, ``no-such-path``, ``unknown-network``, what the image store
-        raises.
+        ``succeeds`` is the id of a container whose ports and names this one will get by :meth:`hand_over`: until then
+        it starts without them. A kill at any instant leaves no container, or a whole one in state ``created``. Raises
+        BayplanError ``name-taken``, ``no-command``, ``bad-...``, ``no-such-path``, ``unknown-network``, what the
+        image store raises.
         """
         from bayplan.oci.store import Store
 
@@ -98,7 +99,7 @@ class Runtime:
         return Image.load(Store(self.root), Digest.parse(digest))
 
     def _defaults(self, digest: str) -> ImageDefaults:
-        return ImageDefaults.of(self._image(digest).config.raw.get("config") or {})
+        return ImageDefaults.of(self._image(digest).config)
 
     def _enter(
         self, files: Files, spec: ContainerSpec, what: Mapping[str, Any], wanted: Sequence[str], succeeds: str
@@ -176,7 +177,7 @@ class Runtime:
         """
         files = self.definitions.find(reference)
         with files.locked():
-            status = self._mended(files)
+            status = self.mended(files)
             if transitions.running(status) and not force:
                 raise BayplanError(
                     "container-running",
@@ -213,14 +214,15 @@ class Runtime:
     # -- running ----------------------------------------------------------------------------------------------------
 
     def start(self, reference: str, *, attach: bool = False) -> socket.socket | None:
-        """Start a container; one that runs is left as it is. With ``attach``: a connection to its streams, from the first byte
-        on (:func:`.conmon.attach` says what it speaks).
+        """Start a container; one that runs is left as it is. With ``attach``: a connection to its streams, from the
+        first byte on (:func:`.conmon.attach` says what it speaks).
 
-        Raises BayplanError ``start-failed``, ``port-taken``, ``no-such-path``, ``unknown-user``, ...; it is then as it was before.
+        Raises BayplanError ``start-failed``, ``port-taken``, ``no-such-path``, ``unknown-user``, ...; it is then as
+        it was before.
         """
         files = self.definitions.find(reference)
         with files.locked():
-            status = self._mended(files)
+            status = self.mended(files)
             if transitions.running(status):
                 return conmon.attach(files) if attach else None
             if status.hook is not None and transitions.hook_alive(status):
@@ -249,7 +251,9 @@ class Runtime:
         )
         connection: socket.socket | None = None
         try:
-            made = prepare(self.root, files, definition, self._lower(definition["spec"]["image"]))
+            lower = self._lower(definition["spec"]["image"])
+            with self.definitions.attaching():
+                made = prepare(self.root, files, definition, lower)
             launched = transitions.launch(
                 self.root, files, runtime, definition, replace(starting, addresses=made.addresses, ports=made.ports)
             )
@@ -280,13 +284,14 @@ class Runtime:
         return tuple(Unpacked(Store(self.root)).lower(self._image(digest)))
 
     def stop(self, reference: str, *, timeout: float | None = None) -> None:
-        """End a container: its stop signal, then SIGKILL after ``timeout`` seconds (its own by default). It stays stopped.
+        """End a container: its stop signal, then SIGKILL after ``timeout`` seconds (its own by default). It stays
+        stopped.
 
         One that does not run is left as it is, but for a restart that was due. The lock is not held while waiting.
         """
         files = self.definitions.find(reference)
         with files.locked():
-            status = self._mended(files)
+            status = self.mended(files)
             if transitions.restart_pending(status):
                 self._end_helpers(status)
                 transitions.finish(self.root, files, self.oci_runtime, replace(status, stopped=True))
@@ -399,18 +404,18 @@ class Runtime:
             if not status.init.wait(settle):
                 return
         until(lambda: self._over(files, run), 5.0)
-        raise self._exited_at_once(files)
+        raise self.exited_at_once(files)
 
     def _over(self, files: Files, run: int) -> bool:
         state, status = state_of(files, files.status())
         return (
             status.run != run
-            or state is not State.RUNNING
-            and conmon.exit_code(files) is not None
+            or (state is not State.RUNNING and conmon.exit_code(files) is not None)
             or status.phase is Phase.EXITED
         )
 
-    def _exited_at_once(self, files: Files) -> BayplanError:
+    def exited_at_once(self, files: Files) -> BayplanError:
+        """The error that tells how a container ended that should run, with its last words."""
         from bayplan.runtime.logs import tail_text
 
         found = load(files)
@@ -440,7 +445,8 @@ class Runtime:
         stderr: int | IO[bytes] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Run a command in a running container; streams are as for ``subprocess``, None inherits ours. Returns its exit code.
+        """Run a command in a running container; streams are as for ``subprocess``, None inherits ours. Returns its
+        exit code.
 
         Raises BayplanError ``not-running``, ``exec-failed`` (it cannot be started), ``exec-timeout`` (it was killed).
         """
@@ -463,7 +469,8 @@ class Runtime:
         )
 
     def attach(self, reference: str) -> socket.socket:
-        """A connection to a running container's streams (:func:`.conmon.attach`). Raises BayplanError ``not-running``."""
+        """A connection to a running container's streams (:func:`.conmon.attach`). Raises BayplanError
+        ``not-running``."""
         return conmon.attach(self.definitions.find(reference))
 
     def resize(self, reference: str, rows: int, columns: int) -> bool:
@@ -505,7 +512,8 @@ class Runtime:
         return check(self, self.definitions.find(reference))
 
     def wait_healthy(self, reference: str, *, timeout: float, cancel: Callable[[], bool] | None = None) -> None:
-        """Check until it is healthy. Raises BayplanError ``unhealthy``, ``exited-at-once``, ``health-timeout``, ``cancelled``."""
+        """Check until it is healthy. Raises BayplanError ``unhealthy``, ``exited-at-once``, ``health-timeout``,
+        ``cancelled``."""
         from bayplan.runtime.health import wait
 
         wait(self, self.definitions.find(reference), timeout=timeout, cancel=cancel)
@@ -516,16 +524,17 @@ class Runtime:
         self,
         reference: str,
         *,
-        memory: int | None | Literal["keep"] = _KEEP,
-        cpus: float | None | Literal["keep"] = _KEEP,
-        pids_limit: int | None | Literal["keep"] = _KEEP,
+        memory: int | Literal["keep"] | None = _KEEP,
+        cpus: float | Literal["keep"] | None = _KEEP,
+        pids_limit: int | Literal["keep"] | None = _KEEP,
         restart: RestartPolicy | Literal["keep"] = _KEEP,
         restart_retries: int | Literal["keep"] = _KEEP,
         labels: Mapping[str, str] | Literal["keep"] = _KEEP,
     ) -> None:
         """Change limits, restart policy or labels in place, of a running container too; None takes a limit away.
 
-        Raises BayplanError ``update-failed`` where the kernel refuses (a limit below what is used); nothing is recorded then.
+        Raises BayplanError ``update-failed`` where the kernel refuses (a limit below what is used); nothing is
+        recorded then.
         """
         from bayplan.runtime.updating import update
 
@@ -543,7 +552,7 @@ class Runtime:
         }
         files = self.definitions.find(reference)
         with files.locked():
-            status = self._mended(files)
+            status = self.mended(files)
             update(self.definitions, files, self.oci_runtime, changes, running=transitions.running(status))
 
     def rename(self, reference: str, name: str) -> None:
@@ -552,14 +561,14 @@ class Runtime:
 
         files = self.definitions.find(reference)
         with files.locked():
-            self._mended(files)
+            self.mended(files)
             rename(self.definitions, files, name)
 
     def hand_over(self, old: str, new: str, aside_name: str) -> None:
         """Give ``new`` the published ports and the name of ``old``, which is called ``aside_name`` from then on.
 
-        The ports move in one transaction of the kernel: a client that connects meets the one or the other. A kill at any instant
-        leaves it undone or to be finished by :meth:`recover`.
+        The ports move in one transaction of the kernel: a client that connects meets the one or the other. A kill at
+        any instant leaves it undone or to be finished by :meth:`recover`.
         """
         from bayplan.runtime.handover import hand_over
 
@@ -625,8 +634,9 @@ class Runtime:
 
         return recover(self)
 
-    def _mended(self, files: Files) -> Status:
-        """The status, after finishing what a dead process left of it. Lock held."""
+    def mended(self, files: Files) -> Status:
+        """The status of a container whose lock the caller holds, after finishing what a dead process left of it. Lock
+        held."""
         status = files.status()
         if status.phase is Phase.REMOVING:
             self._remove(files, status)
@@ -638,7 +648,7 @@ class Runtime:
         return status
 
     def _need_running(self, files: Files, *, mend: bool = True) -> Status:
-        status = self._mended(files) if mend else files.status()
+        status = self.mended(files) if mend else files.status()
         if not transitions.running(status) or status.phase is not Phase.STARTED:
             spec = (read_json(files.definition) or {}).get("spec", {})
             raise BayplanError("not-running", f"the container {spec.get('name', files.id[:12])} is not running")

@@ -1,9 +1,9 @@
 """The containers of a root as a set: how one enters it, how it is found, how it leaves.
 
-A container enters when its ``container.json`` appears (one rename); before, its folder is debris of a creation under way. It
-leaves when its folder is renamed into ``.trash``. Between the making of a folder and the taking of its lock lies an instant in
-which the folder looks abandoned: creators hold ``.creating`` shared for that instant, and whoever clears debris holds it
-exclusively.
+A container enters when its ``container.json`` appears (one rename); before, its folder is debris of a creation under
+way. It leaves when its folder is renamed into ``.trash``. Between the making of a folder and the taking of its lock
+lies an instant in which the folder looks abandoned: creators hold ``.creating`` shared for that instant, and whoever
+clears debris holds it exclusively.
 """
 
 from __future__ import annotations
@@ -75,20 +75,28 @@ class Definitions:
         raise error
 
     @contextlib.contextmanager
-    def _gate(self, operation: int) -> Iterator[None]:
+    def _gate(self, name: str, operation: int) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        descriptor = os.open(self.folder / ".creating", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
 
+    def attaching(self) -> contextlib.AbstractContextManager[None]:
+        """Held while a start takes addresses: whoever compares attachments with containers waits for it."""
+        return self._gate(".attaching", fcntl.LOCK_SH)
+
+    def comparing(self) -> contextlib.AbstractContextManager[None]:
+        """Held while attachments are compared with containers: no start takes addresses meanwhile."""
+        return self._gate(".attaching", fcntl.LOCK_EX)
+
     @contextlib.contextmanager
     def entering(self) -> Iterator[Files]:
         """A new folder, locked by us until the block ends; it is removed again when the block raises."""
         files = self.files(secrets.token_hex(_ID_BYTES))
-        with self._gate(fcntl.LOCK_SH):
+        with self._gate(".creating", fcntl.LOCK_SH):
             files.directory.mkdir(mode=0o711)
             descriptor = os.open(files.lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -120,7 +128,7 @@ class Definitions:
             files = self.files(id)
             if files.definition.exists():
                 continue
-            with self._gate(fcntl.LOCK_EX):
+            with self._gate(".creating", fcntl.LOCK_EX):
                 abandoned = files.free
             # Whoever holds the lock now has held it since before we looked: it cannot become abandoned and whole at once.
             if abandoned and not files.definition.exists():

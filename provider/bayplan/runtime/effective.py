@@ -1,8 +1,8 @@
 """What a container runs, once its image's configuration and its own declaration are laid over each other. Pure.
 
-The rules are Docker's (moby daemon/commit.go merge, image-spec config.md): an entrypoint that is declared drops the image's
-command; variables are merged by name; the image's user, working directory, stop signal, health check and volumes hold where
-nothing is declared.
+The rules are Docker's (moby daemon/commit.go merge, image-spec config.md): an entrypoint that is declared drops the
+image's command; variables are merged by name; the image's user, working directory, stop signal, health check and
+volumes hold where nothing is declared.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError, nearest
 from bayplan.runtime.codec import health_from, health_json
 from bayplan.runtime.spec import ContainerSpec, Health
 
+if TYPE_CHECKING:
+    from bayplan.oci.image import HealthConfig, ImageConfig
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NANO = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +36,36 @@ class ImageDefaults:
     health: Health | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> ImageDefaults:
-        """From the ``config`` object of an image configuration, as it stands in JSON."""
-        env = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+    def of(cls, config: ImageConfig) -> ImageDefaults:
         return cls(
-            env=env,
-            entrypoint=tuple(config.get("Entrypoint") or ()),
-            command=tuple(config.get("Cmd") or ()),
-            user=config.get("User") or "",
-            working_dir=config.get("WorkingDir") or "",
-            volumes=tuple(sorted(config.get("Volumes") or {})),
-            stop_signal=config.get("StopSignal") or "",
-            health=health_of(config.get("Healthcheck")),
+            env=dict(entry.partition("=")[::2] for entry in config.env),
+            entrypoint=config.entrypoint or (),
+            command=config.cmd or (),
+            user=config.user,
+            working_dir=config.working_dir,
+            volumes=tuple(sorted(config.volumes)),
+            stop_signal=config.stop_signal,
+            health=None if config.healthcheck is None else health_of(config.healthcheck),
         )
 
 
-def health_of(data: Mapping[str, Any] | None) -> Health | None:
-    """Docker's ``Healthcheck`` object: durations in nanoseconds, 0 for the default."""
-    if not data or not data.get("Test"):
-        return None
+def health_of(config: HealthConfig) -> Health:
+    """An image's health check, Docker's defaults where it is silent."""
     default = Health(test=())
-
-    def seconds(key: str, fallback: float) -> float:
-        return float(data.get(key) or 0) / _NANO or fallback
-
     return Health(
-        test=tuple(data["Test"]),
-        interval=seconds("Interval", default.interval),
-        timeout=seconds("Timeout", default.timeout),
-        start_period=seconds("StartPeriod", default.start_period),
-        start_interval=seconds("StartInterval", default.start_interval),
-        retries=int(data.get("Retries") or default.retries),
+        test=config.test,
+        interval=config.interval or default.interval,
+        timeout=config.timeout or default.timeout,
+        start_period=config.start_period or default.start_period,
+        start_interval=config.start_interval or default.start_interval,
+        retries=config.retries or default.retries,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """The result. ``env`` is without what is declared on the container: that may be secret and is added when it starts."""
+    """The result. ``env`` is without what is declared on the container: that may be secret and is added when it
+    starts."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]

@@ -1,7 +1,8 @@
 """A further process inside a running container.
 
-The OCI runtime is called directly, with the caller's own streams: no monitor, no copy of the output in between. What the process
-runs with is taken from the bundle (environment, user, capabilities), overlaid with what the caller asks for.
+The OCI runtime is called directly, with the caller's own streams: no monitor, no copy of the output in between. What
+the process runs with is taken from the bundle (environment, user, capabilities), overlaid with what the caller asks
+for.
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ def _process(
     words += [f"{name}={value}" for name, value in env.items()]
     if tty and not any(word.startswith("TERM=") for word in words):
         words.append("TERM=xterm")
-    out = process(argv, words, working_dir or base["cwd"], who, base["capabilities"]["bounding"], terminal=tty)
-    return out
+    return process(argv, words, working_dir or base["cwd"], who, base["capabilities"]["bounding"], terminal=tty)
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
-"""What a monitor becomes when its container has ended: writes down the end, and starts it again where its policy says so.
+"""What a monitor becomes when its container has ended: writes down the end, and starts it again where its policy says
+so.
 
-Run as ``python -I -S exit_hook.py ROOT HASH RUN_DIR ID RUN`` by conmon's ``--exit-command``: no daemon is needed for a container to be
-restarted. It is exec'ed by the monitor, so there is one process per ended container, which ends with the restart (whose
-monitor is new) or with the release. While it waits, its process stands in ``status.json``; ``stop``, ``rm`` and ``start`` end it
-there. Standard library only, and only the few modules it needs: it must start fast and work without site-packages.
+Run as ``python -I -S exit_hook.py ROOT HASH RUN_DIR ID RUN`` by conmon's ``--exit-command``: no daemon is needed for
+a container to be restarted. It is exec'ed by the monitor, so there is one process per ended container, which ends
+with the restart (whose monitor is new) or with the release. While it waits, its process stands in ``status.json``;
+``stop``, ``rm`` and ``start`` end it there. Standard library only, and only the few modules it needs: it must start
+fast and work without site-packages.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bayplan.errors import BayplanError
-from bayplan.runtime import transitions
+from bayplan.runtime import cgroup, transitions
 from bayplan.runtime.ociruntime import OciRuntime, runtime_for
 from bayplan.runtime.record import Files, Phase, Status, read_json
 
@@ -87,7 +89,8 @@ def again(root: Place, files: Files, run: int) -> Due | None:
         runtime = runtime_for(root)
         starting = files.change_status(status, phase=Phase.STARTING, run=run + 1, init=None, monitor=None)
         try:
-            runtime.delete(files.id)
+            cgroup.destroy(files.cgroup)
+            transitions.forget(runtime, files.id)
             launched = transitions.launch(root, files, runtime, definition, starting)
             transitions.go(files, runtime, launched)
         except BayplanError as error:

@@ -1,9 +1,10 @@
 """Secret values at rest: AES-256-GCM under the host's key, which lies outside every root.
 
-What a start after a reboot needs (the values of secret environment variables) is kept under the root, sealed; whoever copies
-or backs up the root gets nothing. The key is 32 random bytes in a file of mode 0600: ``/etc/bayplan/host.key`` for root,
-``$XDG_CONFIG_HOME/bayplan/host.key`` for others, or where ``BAYPLAN_HOST_KEY`` says. It is made at the first need. Each
-value is bound to its container and name (associated data), so that a sealed value cannot be moved to another place.
+What a start after a reboot needs (the values of secret environment variables) is kept under the root, sealed; whoever
+copies or backs up the root gets nothing. The key is 32 random bytes in a file of mode 0600: ``/etc/bayplan/host.key``
+for root, ``$XDG_CONFIG_HOME/bayplan/host.key`` for others, or where ``BAYPLAN_HOST_KEY`` says. It is made at the
+first need. Each value is bound to its container and name (associated data), so that a sealed value cannot be moved to
+another place.
 
 The cipher library is imported only when there is a secret: its import costs more than a container's start.
 """
@@ -58,7 +59,7 @@ def load_key(*, create: bool) -> bytes:
     path = key_path()
     for attempt in (0, 1):
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
                     raise BayplanError(
                         "host-key",

@@ -1,8 +1,8 @@
 """The few system calls that the runtime needs and Python does not offer, and who a process is.
 
-Mounts are made with mount(2) itself: forking ``mount`` costs more than the mount. A process is never named by its number
-alone, because numbers are reused: :class:`Process` carries the start time too (proc(5), field 22 of ``stat``), and the
-number counts only while both agree. Signals go through a pidfd, so that they cannot hit a stranger.
+Mounts are made with mount(2) itself: forking ``mount`` costs more than the mount. A process is never named by its
+number alone, because numbers are reused: :class:`Process` carries the start time too (proc(5), field 22 of ``stat``),
+and the number counts only while both agree. Signals go through a pidfd, so that they cannot hit a stranger.
 
 Standard library only: the exit hook imports this module in a bare interpreter.
 """
@@ -92,10 +92,11 @@ def mounts_below(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def private_mounts(drop: Path) -> Iterator[str]:
-    """A mount namespace that is a copy of ours without ``drop``; yields ``/proc/PID/task/TID``, where it can be entered.
+    """A mount namespace that is a copy of ours without ``drop``; yields ``/proc/PID/task/TID``, where it can be
+    entered.
 
-    A thread holds it, so nothing is forked, and it is gone when the block ends. What the host mounts afterwards does not
-    show in it: take a fresh one for each use.
+    A thread holds it, so nothing is forked, and it is gone when the block ends. What the host mounts afterwards does
+    not show in it: take a fresh one for each use.
     """
     ready, done = threading.Event(), threading.Event()
     outcome: list[str | OSError] = []
@@ -131,8 +132,7 @@ def boot_id() -> str:
 def _start_time(pid: int) -> int | None:
     """Start time of a live process in clock ticks since boot; None when it is gone or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()
@@ -197,18 +197,18 @@ class Process:
 
 
 def processes_with(word: str, *, program: tuple[str, ...]) -> list[Process]:
-    """Live processes that have ``word`` as one whole argument and whose first argument's last path part is in ``program``."""
+    """Live processes that have ``word`` as one whole argument and whose first argument's last path part is in
+    ``program``."""
     wanted = word.encode()
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            with open(f"/proc/{entry}/cmdline", "rb") as file:
-                argv = file.read().split(b"\0")
+            argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended while we looked
             continue
-        if wanted in argv and os.path.basename(argv[0]).decode("utf-8", "replace") in program:
+        if wanted in argv and Path(os.fsdecode(argv[0])).name in program:
             process = Process.of(int(entry))
             if process is not None:
                 found.append(process)

@@ -1,8 +1,8 @@
 """The live folder: where bundles stand in clear, only in memory, only for their user, only until the next boot.
 
-``run_dir/live`` must be a tmpfs (a bundle holds secret environment values). On most machines ``/run`` is one already; where it
-is not, a small tmpfs is mounted on ``live`` itself with the first container and unmounted after the last, under a lock, so
-that nothing of it remains.
+``run_dir/live`` must be a tmpfs (a bundle holds secret environment values). On most machines ``/run`` is one already;
+where it is not, a small tmpfs is mounted on ``live`` itself with the first container and unmounted after the last,
+under a lock, so that nothing of it remains.
 """
 
 from __future__ import annotations

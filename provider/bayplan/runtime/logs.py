@@ -1,8 +1,8 @@
 """The container's output, as conmon keeps it.
 
-Each line is ``TIME STREAM TAG TEXT`` (the Kubernetes CRI log format): TIME in RFC 3339 with nanoseconds, STREAM ``stdout`` or
-``stderr``, TAG ``F`` for a full line and ``P`` for a part of one. The log is rotated by renaming it and telling conmon to
-reopen it, which loses no line; older files are ``ctr.log.1`` (youngest) and up.
+Each line is ``TIME STREAM TAG TEXT`` (the Kubernetes CRI log format): TIME in RFC 3339 with nanoseconds, STREAM
+``stdout`` or ``stderr``, TAG ``F`` for a full line and ``P`` for a part of one. The log is rotated by renaming it and
+telling conmon to reopen it, which loses no line; older files are ``ctr.log.1`` (youngest) and up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bayplan.runtime import conmon
@@ -36,7 +36,7 @@ class LogLine:
     @property
     def timestamp(self) -> float:
         """Seconds since 1970."""
-        return datetime.fromisoformat(_FRACTION.sub(r".\1", self.time)).astimezone(timezone.utc).timestamp()
+        return datetime.fromisoformat(_FRACTION.sub(r".\1", self.time)).astimezone(UTC).timestamp()
 
 
 def parse(line: bytes) -> LogLine | None:

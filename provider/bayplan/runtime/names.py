@@ -1,8 +1,8 @@
 """Names of containers: one owner each, taken in one step.
 
-``containers/.names/<name>`` is a small file that holds the owner's id. It is made whole under another name and then linked,
-and link(2) fails when the name is there: of two that want it one gets it. A claim counts only while its owner exists and
-bears the name, so a claim whose process died is taken over by the next that wants it.
+``containers/.names/<name>`` is a small file that holds the owner's id. It is made whole under another name and then
+linked, and link(2) fails when the name is there: of two that want it one gets it. A claim counts only while its owner
+exists and bears the name, so a claim whose process died is taken over by the next that wants it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ class ContainerNames:
         except (FileNotFoundError, NotADirectoryError):
             return ""
 
+    def give(self, name: str, id: str) -> None:
+        """Make ``name`` belong to ``id``, whoever has it, in one step (both containers are locked by the caller)."""
+        draft = self._folder / f".{secrets.token_hex(8)}"
+        draft.write_text(id, encoding="ascii")
+        draft.replace(self._folder / name)
+
     def release(self, name: str, id: str) -> None:
         """Give ``name`` back if ``id`` has it."""
         if self.owner(name) == id:
@@ -121,7 +127,7 @@ class ContainerNames:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._folder):
                 if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > _DRAFT_AGE:
-                    os.unlink(entry)
+                    Path(entry.path).unlink()
 
     @property
     def folder(self) -> Path:

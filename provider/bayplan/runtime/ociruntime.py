@@ -1,12 +1,12 @@
 """The OCI runtime: which one works on this machine, and how it is called.
 
-crun starts a container in a third of runc's time, so it is tried first; runc is the other. Which of them works is not read
-from versions but tried: a throw-away container is created (not started) and deleted. The answer is kept in
-``/run/bayplan`` (or the user's run directory) until the binary, the kernel or the cgroup layout changes, so a machine is
-probed once per boot. ``BAYPLAN_OCI_RUNTIME`` names another (a path or a name on PATH), which is probed too.
+crun starts a container in a third of runc's time, so it is tried first; runc is the other. Which of them works is not
+read from versions but tried: a throw-away container is created (not started) and deleted. The answer is kept in
+``/run/bayplan`` (or the user's run directory) until the binary, the kernel or the cgroup layout changes, so a machine
+is probed once per boot. ``BAYPLAN_OCI_RUNTIME`` names another (a path or a name on PATH), which is probed too.
 
-crun refuses to create containers on machines with hybrid cgroups, where version 2 is mounted beside version 1 and still owns a
-controller. There, ``create`` and ``run`` enter a mount namespace without that mount (``nsenter`` into
+crun refuses to create containers on machines with hybrid cgroups, where version 2 is mounted beside version 1 and
+still owns a controller. There, ``create`` and ``run`` enter a mount namespace without that mount (``nsenter`` into
 :func:`.kernel.private_mounts`); all other commands run as they are.
 """
 
@@ -161,7 +161,7 @@ def _try(runtime: OciRuntime) -> str:
         (bundle / "config.json").write_text(json.dumps(config))
         probed = OciRuntime(runtime.program, bundle / "state", runtime.hide)
         try:
-            with probed.creating() as prefix, open(bundle / "log", "wb") as log:
+            with probed.creating() as prefix, (bundle / "log").open("wb") as log:
                 # To a file and not to a pipe: the created process keeps it open.
                 done = subprocess.run(
                     [*prefix, probed.program, *probed.options(), "create", "--bundle", name, id],
@@ -233,6 +233,7 @@ def require(name: str, package: str) -> str:
 
 
 def known_bad(version: Sequence[int]) -> bool:
-    """Whether a runc of this version predates the fixes of CVE-2025-31133, 52565 and 52881 (fixed in 1.2.8 and 1.3.3)."""
+    """Whether a runc of this version predates the fixes of CVE-2025-31133, 52565 and 52881 (fixed in 1.2.8 and
+    1.3.3)."""
     v = tuple(version)
-    return v < (1, 2, 8) or (1, 3) <= v[:2] < (1, 4) and v < (1, 3, 3)
+    return v < (1, 2, 8) or ((1, 3) <= v[:2] < (1, 4) and v < (1, 3, 3))

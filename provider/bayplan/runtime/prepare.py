@@ -1,7 +1,7 @@
 """From a definition to a bundle that an OCI runtime can run: mounts, user, network, files of names, ``config.json``.
 
-Everything here may be repeated: a start after a crash or a reboot makes it all anew from ``container.json``. The one room of
-the runtime that needs the image store; the exit hook does without, because it runs the bundle that stands.
+Everything here may be repeated: a start after a crash or a reboot makes it all anew from ``container.json``. The one
+room of the runtime that needs the image store; the exit hook does without, because it runs the bundle that stands.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def find_init() -> str:
 
 
 def _static(path: Path) -> bool:
-    """Whether an ELF program needs no interpreter (ELF64: e_phoff at 32, e_phentsize 54, e_phnum 56; PT_INTERP is 3)."""
-    with open(path, "rb") as file:
+    """Whether an ELF program needs no interpreter (ELF64: e_phoff at 32, e_phentsize 54, e_phnum 56; PT_INTERP is
+    3)."""
+    with path.open("rb") as file:
         head = file.read(64)
         if head[:4] != b"\x7fELF" or len(head) < 64:
             return False
@@ -101,7 +102,7 @@ def devices() -> Iterator[bundle.Device]:
     for directory, folders, names in os.walk("/dev"):
         folders[:] = [name for name in folders if name not in ("pts", "shm", "fd", "mqueue", ".lxc", ".udev")]
         for name in names:
-            path = os.path.join(directory, name)
+            path = f"{directory}/{name}"
             info = os.lstat(path)
             kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
             if kind and name not in ("console", "ptmx"):
@@ -143,7 +144,8 @@ def _form(binding: bundle.Binding) -> str:
 
 
 def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower: tuple[Path, ...]) -> Prepared:
-    """Make the bundle in ``files.live``. Lock held; phase is ``starting``. Raises BayplanError for what the user can mend."""
+    """Make the bundle in ``files.live``. Lock held; phase is ``starting``. Raises BayplanError for what the user can
+    mend."""
     spec = full_spec(definition)
     what = Effective.from_json(definition["effective"])
     volumes = Volumes(root)
@@ -155,7 +157,7 @@ def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower:
     for name in ("hosts", "hostname", "resolv.conf"):
         if f"/etc/{name}" not in own:
             bindings.append(bundle.Binding("bind", f"/etc/{name}", str(files.live / name)))
-    points = {path: "dir" for path in bundle.MOUNT_DIRECTORIES}
+    points = dict.fromkeys(bundle.MOUNT_DIRECTORIES, "dir")
     points.update((b.target, "file" if b.source.startswith(f"{files.live}/") else _form(b)) for b in bindings)
     argv = what.argv
     if spec.init:

@@ -1,15 +1,16 @@
 """What is written down about containers, and where: the truth that no process holds.
 
-Under the root, for ever: ``containers/<id>/`` with ``container.json`` (what it was told to be; its appearance is the moment at
-which the container exists), ``status.json`` (how far its life has come), ``lock``, the log and the writable layer; and
-``containers/.names/<name>``, whose content is the id: a name is taken by linking the file, so two can never have it.
+Under the root, for ever: ``containers/<id>/`` with ``container.json`` (what it was told to be; its appearance is the
+moment at which the container exists), ``status.json`` (how far its life has come), ``lock``, the log and the writable
+layer; and ``containers/.names/<name>``, whose content is the id: a name is taken by linking the file, so two can
+never have it.
 
-Under ``run_dir``, until the next boot: ``live/<id>/``, the bundle of a container that runs, with its environment in clear;
-tmpfs, mode 0700. ``live/.runtime`` is the OCI runtime's own state.
+Under ``run_dir``, until the next boot: ``live/<id>/``, the bundle of a container that runs, with its environment in
+clear; tmpfs, mode 0700. ``live/.runtime`` is the OCI runtime's own state.
 
 ``status.json`` says what was *intended and last seen*; whether a process runs is asked from the kernel every time
-(:mod:`.kernel`). A phase of ``starting`` or ``removing`` whose lock is free means that its process died: whoever sees it
-finishes or undoes it. The lock is an ``flock`` held for one transition only, so it dies with its process.
+(:mod:`.kernel`). A phase of ``starting`` or ``removing`` whose lock is free means that its process died: whoever sees
+it finishes or undoes it. The lock is an ``flock`` held for one transition only, so it dies with its process.
 
 Imported by the exit hook: standard library only, and little of it.
 """
@@ -58,9 +59,9 @@ class Phase(StrEnum):
 class Status:
     """``status.json``. Times are seconds since 1970, 0 for never; process numbers are void in another boot.
 
-    ``run`` counts the launches, so that the exit hook of an earlier launch knows that it has been overtaken. ``stopped``
-    says that the user wanted it to end. ``restart_at`` is when the hook ``hook`` will start it again (0: it will not), ``delay``
-    the last pause in seconds, ``restarts`` how often its policy has started it.
+    ``run`` counts the launches, so that the exit hook of an earlier launch knows that it has been overtaken.
+    ``stopped`` says that the user wanted it to end. ``restart_at`` is when the hook ``hook`` will start it again (0:
+    it will not), ``delay`` the last pause in seconds, ``restarts`` how often its policy has started it.
     """
 
     phase: Phase = Phase.CREATED

@@ -1,8 +1,8 @@
 """When a container that ended is started again. Pure.
 
-Docker's policies: ``always`` and ``unless-stopped`` differ only after a reboot; ``on-failure`` looks at the exit code and counts.
-The pause doubles from 100 ms to a minute, and begins anew once the container has run for ten seconds (moby
-restartmanager.go; Docker has no upper bound there, but a minute is what a person is willing to wait).
+Docker's policies: ``always`` and ``unless-stopped`` differ only after a reboot; ``on-failure`` looks at the exit code
+and counts. The pause doubles from 100 ms to a minute, and begins anew once the container has run for ten seconds
+(moby restartmanager.go; Docker has no upper bound there, but a minute is what a person is willing to wait).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def decide(
 def at_boot(policy: RestartPolicy, *, stopped: bool, ran: bool) -> bool:
     """Whether to start a container after a reboot. ``ran``: it was running, or about to be, when the machine went down.
 
-    ``always`` starts even what the user had stopped (as Docker does), ``unless-stopped`` what was not stopped; ``on-failure``
-    what ran, as a power cut is a failure.
+    ``always`` starts even what the user had stopped (as Docker does), ``unless-stopped`` what was not stopped;
+    ``on-failure`` what ran, as a power cut is a failure.
     """
     if policy is RestartPolicy.ALWAYS:
         return True

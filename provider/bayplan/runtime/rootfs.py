@@ -1,11 +1,13 @@
 """The root file system of a container or a build step: an overlay of image layers under one writable directory.
 
-Mount points that the image lacks (``/proc``, ``/etc/hosts``, the target of a volume) come from a small *points* layer that
-is laid between the image and the writable directory, so that they never appear among what the container changed: a
-``RUN`` that does nothing makes an empty layer. Their parents keep the owner, mode and time that they have in the image.
+Mount points that the image lacks (``/proc``, ``/etc/hosts``, the target of a volume) come from a small *points* layer
+that is laid between the image and the writable directory, so that they never appear among what the container changed:
+a ``RUN`` that does nothing makes an empty layer. Their parents keep the owner, mode and time that they have in the
+image.
 
-The trees are made by strangers, so every path inside is resolved by :func:`resolve`, which never leaves the root whatever the
-links say. Nothing runs in the tree while it is being prepared, so looking first and acting then is no race.
+The trees are made by strangers, so every path inside is resolved by :func:`resolve`, which never leaves the root
+whatever the links say. Nothing runs in the tree while it is being prepared, so looking first and acting then is no
+race.
 """
 
 from __future__ import annotations
@@ -201,7 +203,7 @@ def make_working_directory(root: Path, path: str, user: User) -> None:
 def _table(root: Path, path: str, fields: int) -> list[list[str]]:
     """The rows of a colon-separated table in the image; empty when it is not there."""
     try:
-        with open(resolve(root, path), "rb") as file:
+        with resolve(root, path).open("rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return []
             text = file.read(_PASSWD_LIMIT).decode("utf-8", "replace")
@@ -214,8 +216,8 @@ def _table(root: Path, path: str, fields: int) -> list[list[str]]:
 def find_user(root: Path, text: str) -> User:
     """``USER`` of an image: ``name|uid[:group|gid]``, names looked up in the image's own tables.
 
-    As moby (libcontainer user.GetExecUser): without a group, the user's primary one and all that list the user's name; a
-    number without an entry is taken as it is, group 0. Raises BayplanError ``unknown-user``.
+    As moby (libcontainer user.GetExecUser): without a group, the user's primary one and all that list the user's
+    name; a number without an entry is taken as it is, group 0. Raises BayplanError ``unknown-user``.
     """
     wanted, _, wanted_group = text.partition(":")
     wanted = wanted or "0"

@@ -1,8 +1,8 @@
 """The system-call filter of a container: the distribution's profile, brought into the OCI runtime's form.
 
-Debian ships Docker's policy as data (``/usr/share/containers/seccomp.json``) in Docker's form, where a rule may depend on
-capabilities, architecture and kernel version (moby ``profiles/seccomp``). An OCI runtime wants plain rules, so the
-conditions are answered here, once per set of capabilities.
+Debian ships Docker's policy as data (``/usr/share/containers/seccomp.json``) in Docker's form, where a rule may
+depend on capabilities, architecture and kernel version (moby ``profiles/seccomp``). An OCI runtime wants plain rules,
+so the conditions are answered here, once per set of capabilities.
 
 Only the machine's own architecture is emitted: compiling the filter is the largest single cost of a start, and each
 further architecture doubles it. A 32-bit program is then killed by the filter's architecture check.

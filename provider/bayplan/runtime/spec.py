@@ -22,7 +22,8 @@ class RestartPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A published port. ``host_ip`` ``""`` means every IPv4 address of the machine; ``host`` 0 lets the kernel choose."""
+    """A published port. ``host_ip`` ``""`` means every IPv4 address of the machine; ``host`` 0 lets the kernel
+    choose."""
 
     container: int
     host: int = 0

@@ -1,17 +1,17 @@
 """How a container's life moves on once its bundle stands: launch, settle, release, undo.
 
-The commands and the exit hook share this room; each function says whether the container's lock must be held. The order of
-the steps is what makes them safe against a kill -9 at any instant:
+The commands and the exit hook share this room; each function says whether the container's lock must be held. The
+order of the steps is what makes them safe against a kill -9 at any instant:
 
-* **launch**: ``starting`` is written before anything exists in the kernel, ``started`` after the container runs. Whoever finds
-  ``starting`` with a free lock adopts the container if it got as far as running, else takes everything away.
+* **launch**: ``starting`` is written before anything exists in the kernel, ``started`` after the container runs.
+  Whoever finds ``starting`` with a free lock adopts the container if it got as far as running, else takes everything
+  away.
 * **settle**: when the init process is dead, the exit code is written down once; a second settling finds it done.
 * **release**: every step may be repeated, and none needs an earlier one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -45,7 +45,8 @@ def hook_argv(root: RootPlace, id: str, run: int) -> list[str]:
 
 
 def launch(root: RootPlace, files: Files, runtime: OciRuntime, definition: Mapping[str, Any], status: Status) -> Status:
-    """Run the bundle that stands in ``files.live``. Lock held; ``status`` is in phase ``starting``, its ``run`` counted up.
+    """Run the bundle that stands in ``files.live``. Lock held; ``status`` is in phase ``starting``, its ``run``
+    counted up.
 
     Raises BayplanError ``start-failed``; what is left is the caller's to release.
     """
@@ -111,10 +112,7 @@ def settle(files: Files, status: Status) -> Status:
     if status.phase is not Phase.STARTED or running(status):
         return status
     code = await_exit_code(files, status)
-    if code is not None:
-        finished = files.exit_file.stat().st_mtime
-    else:
-        finished = time.time()
+    finished = files.exit_file.stat().st_mtime if code is not None else time.time()
     return files.change_status(
         status,
         phase=Phase.EXITED,
@@ -146,15 +144,14 @@ def end_monitor(status: Status) -> None:
 
 
 def release(root: RootPlace, files: Files, runtime: OciRuntime) -> None:
-    """Give back all that a launch took in the kernel: processes, groups, addresses, ports, mounts. Lock held; idempotent."""
+    """Give back all that a launch took in the kernel: processes, groups, addresses, ports, mounts. Lock held;
+    idempotent."""
     from bayplan.runtime.net import Networks
 
-    with contextlib.suppress(BayplanError):  # it refuses what it half made; the lines below end that too
-        runtime.delete(files.id)
     cgroup.destroy(files.cgroup)
     cgroup.drop_parent(files.cgroup)
     Networks(root).detach(files.id)
-    _forget(runtime, files.id)
+    forget(runtime, files.id)
     close_live(root, files)
 
 
@@ -184,8 +181,12 @@ def conclude(root: RootPlace, files: Files, runtime: OciRuntime, status: Status)
     return status
 
 
-def _forget(runtime: OciRuntime, id: str) -> None:
-    """Remove what the runtime wrote down about a container that it could not delete itself."""
+def forget(runtime: OciRuntime, id: str) -> None:
+    """Remove what the runtime wrote down about a container whose processes and groups are gone.
+
+    That is all that its ``delete`` would do, without the process and its waiting; and it works for what it half made,
+    too.
+    """
     shutil.rmtree(runtime.state / id, ignore_errors=True)
 
 

@@ -1,13 +1,14 @@
 """Volumes: named directories that outlive containers.
 
-``volumes/<name>/`` holds ``volume.json`` (labels, when made) and ``_data``. It is made beside and renamed into place, so a name
-appears whole or not at all, and of two makers one wins. A volume that is empty takes what the image has at the mount point
-with its first use, as Docker does; while that copy is under way the file ``filling`` marks it, so that a copy whose process
-died is begun anew.
+``volumes/<name>/`` holds ``volume.json`` (labels, when made) and ``_data``. It is made beside and renamed into place,
+so a name appears whole or not at all, and of two makers one wins. A volume that is empty takes what the image has at
+the mount point with its first use, as Docker does; while that copy is under way the file ``filling`` marks it, so
+that a copy whose process died is begun anew.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
 import os
@@ -16,7 +17,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class Volumes:
         path = self._folder / name / "_data"
         return Volume(name, path, data["labels"], data["created"], data["anonymous"])
 
-    def list(self, labels: Mapping[str, str] | None = None) -> list[Volume]:
+    def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[Volume]:
         """Every volume that bears all of ``labels``, by name."""
         out = []
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +107,7 @@ class Volumes:
         assert found is not None
         return found
 
-    def remove(self, name: str, users: Mapping[str, list[str]]) -> None:
+    def remove(self, name: str, users: Mapping[str, Sequence[str]]) -> None:
         """Delete a volume and what is in it. ``users``: volume -> names of the containers that mount it.
 
         Raises BayplanError ``no-such-volume``, ``volume-in-use``.
@@ -153,7 +154,7 @@ class Volumes:
                     if entry.is_dir(follow_symlinks=False):
                         shutil.rmtree(entry.path)
                     else:
-                        os.unlink(entry.path)
+                        Path(entry.path).unlink()
             elif any(os.scandir(data)):
                 return
             mark.touch()
