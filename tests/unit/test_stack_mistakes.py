@@ -8,31 +8,16 @@ wording: ``BAYPLAN_ACCEPT=1 pytest tests/unit/test_stack_mistakes.py``, and read
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
+from stack_cases import options
 
 from bayplan.errors import BayplanError, BayplanErrors
 from bayplan.stack import load
 
 WRONG = Path(__file__).parents[1] / "cases" / "stack" / "wrong"
 CASES = sorted(path for path in WRONG.iterdir() if path.suffix != ".expected")
-
-
-def options(first: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"variables": {}, "variable_files": [], "environ": {}}
-    if not first.startswith(("# --", "# BAYPLAN_")):
-        return found
-    words = iter(shlex.split(first.removeprefix("#")))
-    for word in words:
-        if word == "--var-file":
-            found["variable_files"].append(Path(next(words)))
-            continue
-        name, _, value = (next(words) if word == "--var" else word).partition("=")
-        found["variables" if word == "--var" else "environ"][name] = value
-    return found
 
 
 def test_the_corpus_is_large() -> None:

@@ -8,7 +8,7 @@ network.
 from __future__ import annotations
 
 from bayplan.stack.loading import load
-from bayplan.stack.model import Condition, Lifecycle, Resource, Stack, edges
+from bayplan.stack.model import NO_LIFECYCLE, Condition, Lifecycle, Resource, Stack, edges
 from bayplan.stack.secrets import Secrets
 
-__all__ = ["Condition", "Lifecycle", "Resource", "Secrets", "Stack", "edges", "load"]
+__all__ = ["NO_LIFECYCLE", "Condition", "Lifecycle", "Resource", "Secrets", "Stack", "edges", "load"]

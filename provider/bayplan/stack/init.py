@@ -30,7 +30,7 @@ variables:
 resources:
   # Where images of one name are kept, in the registry that comes with bayplan.
   Repository.app:
-    repository_name: {name}/app
+    repository_name: {repository}/app
 
   # Built from app/Dockerfile, and built again when anything in app/ changes.
   Image.app:
@@ -85,12 +85,13 @@ def write_first_stack(folder: Path, name: str, *, busybox: Sequence[Path] = BUSY
         hint = "lower-case letters and digits make a name, between them also . _ -"
         raise BayplanError("bad-name", f"'{name}' is not a stack's name", hint=hint)
     program = _static(busybox)
+    repository = re.sub(r"[._-]+", "-", name)  # a repository's name knows single separators only
     contents: dict[Path, bytes] = {
         folder / "app" / "Dockerfile": _DOCKERFILE.encode(),
         folder / "app" / "index.html": _PAGE.format(name=name).encode(),
         folder / "app" / "busybox": program.read_bytes(),
         # The definition comes last: where it stands, the rest is there.
-        folder / "bayplan.yaml": _STACK.format(name=name).encode(),
+        folder / "bayplan.yaml": _STACK.format(name=name, repository=repository).encode(),
     }
     for taken in (*contents, folder / "bayplan.yml", folder / "bayplan.json"):
         if taken.exists():

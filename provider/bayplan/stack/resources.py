@@ -119,7 +119,22 @@ class Resources:
                     out[key] = self.found[key]
                 for resource in made.get(key, ()):
                     out[resource.address] = resource
+        self._check_names(made, loops)
         return out
+
+    def _check_names(self, made: Mapping[str, list[Resource]], loops: Mapping[str, object]) -> None:
+        """A loop's names (``web[blue]`` is ``web-blue`` on the host) meet no other resource's."""
+        taken = {key for key, entries in loops.items() if entries is None} | self.found.keys()
+        for key, resources in made.items():
+            for resource in resources if loops[key] is not None else ():
+                name = f"{resource.kind}.{resource.name}"
+                if name in taken:
+                    message = f"{resource.address} has the name {resource.name}, which another {resource.kind} has"
+                    path = ("resources", key)
+                    self.errors.append(
+                        resource.source.error("duplicate-name", message, path, key=True, hint="rename one")
+                    )
+                taken.add(name)
 
     def _loop(self, key: str, source: Source, given: Tree, scope: Scope) -> list[tuple[str, Any]] | None:
         """The entries of a resource's for_each; None where it has none."""
