@@ -318,6 +318,7 @@ def _read_tree(store: Store, digest: Digest, found: dict[Digest, _Manifest], dep
         return
     if depth > _DEEPEST:
         raise BayplanError("manifest-invalid", f"{digest} nests indexes more than {_DEEPEST} deep")
+    store.touch(digest)  # before it is read: what is read then stays until the lease ends
     content = store.read(digest, contents.MANIFEST_LIMIT)
     parsed = contents.read(content)
     for child in parsed.manifests:

@@ -278,6 +278,7 @@ class Registry:
             return
         if depth > _DEEPEST_INDEX:
             raise RegistryError(Fault.MANIFEST_INVALID, f"indexes are nested more than {_DEEPEST_INDEX} deep")
+        self.store.touch(digest)  # before it is read: what is read then stays until the lease ends
         content = self.store.read(digest, contents.MANIFEST_LIMIT)
         parsed = contents.read(content)
         for child in parsed.manifests:
