@@ -357,6 +357,8 @@ def parse_subnet(value: str) -> str:
     if network != number:
         first = ".".join(str(network >> shift & 255) for shift in (24, 16, 8, 0))
         raise wrong(value, "a subnet", f"the network of that address is {first}/{prefix}")
+    if octets[0] in (0, 127) or octets[0] >= 224 or octets[:2] == [169, 254]:
+        raise wrong(value, "a subnet", "these addresses mean something else: write for example 10.89.4.0/24")
     return f"{address}/{prefix}"
 
 
@@ -400,6 +402,8 @@ def parse_test(value: str | list[Value]) -> list[Value]:
     hint = 'write ["CMD", "program", "argument"], or text for a shell, or ["NONE"]'
     if isinstance(value, str):
         return ["CMD-SHELL", value]
+    if not value:
+        raise wrong("", "a test", hint)
     first, rest = value[0], value[1:]
     if first not in ("CMD", "CMD-SHELL", "NONE"):
         raise wrong(first, "what a test begins with (CMD, CMD-SHELL or NONE)", hint)
