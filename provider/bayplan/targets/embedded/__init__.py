@@ -1,0 +1,264 @@
+"""One embedded root as a place: the cores of this machine behind the engine's port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayplan.errors import BayplanError
+from bayplan.execute.port import Feedback, Order, Outcome
+from bayplan.oci.digest import Digest
+from bayplan.oci.image import Image
+from bayplan.oci.reference import ImageName
+from bayplan.oci.root import Root
+from bayplan.oci.store import Store
+from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Value
+from bayplan.targets.embedded.containers import Containers
+from bayplan.targets.embedded.garbage import collect
+from bayplan.targets.embedded.grounds import NetworkGround, VolumeGround
+from bayplan.targets.embedded.images import Images
+from bayplan.targets.embedded.remotes import Remotes
+from bayplan.targets.embedded.repositories import Repositories
+from bayplan.targets.embedded.translate import defaults_of
+from bayplan.targets.identity import PlaceKey
+from bayplan.targets.model import ImageResolver, Sight
+
+if TYPE_CHECKING:
+    from bayplan.build import Builder
+    from bayplan.registry import Registry
+    from bayplan.runtime import Runtime
+
+
+class EmbeddedPlace:
+    """The root at ``path``: containers, networks, volumes, images and repositories of this machine.
+
+    Fulfils :class:`bayplan.targets.model.Place`. Opening it costs nothing; a root that does not exist is an empty one until
+    the first effect makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._root = Root.at(path)
+        self.place = f"embedded:{self._root.path}"
+        self._key = PlaceKey(self._root.path / "key")
+        self._store = Store(self._root)
+        self._remotes = Remotes()
+
+    # -- the cores -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _runtime(self) -> Runtime:
+        from bayplan.runtime import Runtime
+
+        return Runtime(self._root)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        from bayplan.registry import Registry
+
+        return Registry(self._root, store=self._store)
+
+    @cached_property
+    def _repositories(self) -> Repositories:
+        return Repositories(self.place, self._registry)
+
+    @cached_property
+    def _images(self) -> Images:
+        return Images(self.place, self._root, self._store, self._repositories, self._remotes, self._builder)
+
+    @cached_property
+    def _containers(self) -> Containers:
+        return Containers(self.place, self._runtime, self._store, self.digest, self._images.fetch)
+
+    @cached_property
+    def _networks(self) -> NetworkGround:
+        return NetworkGround(self.place, self._runtime)
+
+    @cached_property
+    def _volumes(self) -> VolumeGround:
+        return VolumeGround(self.place, self._runtime)
+
+    def _builder(self, resolve: Callable[[str], Digest]) -> Builder:
+        from bayplan.build import Builder
+        from bayplan.runtime.steps import Steps
+
+        return Builder(self._root, Steps(self._root), resolve)
+
+    def declare(self, registries: Mapping[str, Mapping[str, Value]]) -> None:
+        """What the definitions say of registries: the address the embedded one goes by, which ones are insecure."""
+        for entry in registries.values():
+            address = entry.get("address")
+            if not isinstance(address, str):
+                continue
+            if entry.get("type") == "embedded":
+                self._repositories.addresses[address] = None
+            elif entry.get("insecure"):
+                self._remotes.insecure.add(address)
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def observe(self, stack: str, desired: Sequence[Desired], recorded: Sequence[Recorded]) -> Sight:
+        seen: list[Observed] = []
+        calls = 0
+        if self._root.path.is_dir():
+            sources = (self._containers, self._networks, self._volumes, self._images, self._repositories)
+            for source in sources:
+                seen.extend(source.observe(stack))
+                calls += 1
+            seen.extend(self._imported(recorded, {one.id for one in seen}))
+        objects: dict[str, tuple[Observed, ...]] = {}
+        for one in seen:
+            objects[one.address] = (*objects.get(one.address, ()), one)
+        problems = self._problems(stack, desired, objects)
+        return Sight(objects, problems, self._warnings(desired, objects), len(seen), calls)
+
+    def _imported(self, recorded: Sequence[Recorded], seen: set[str]) -> list[Observed]:
+        """Objects that bear no identity of ours and are known from the state alone."""
+        from dataclasses import replace
+
+        found = []
+        for row in recorded:
+            if row.imported and row.id not in seen:
+                one = self.find(row.kind, row.id)
+                if one is not None:
+                    found.append(replace(one, address=row.address, uid=row.uid, recorded=dict(row.fields)))
+        return found
+
+    def _problems(
+        self, stack: str, desired: Sequence[Desired], objects: Mapping[str, tuple[Observed, ...]]
+    ) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        containers = None
+        repositories = None
+        for one in desired:
+            ours = objects.get(one.address, ())
+            texts: list[str] = []
+            if one.kind == "Container":
+                containers = self._containers.everything() if containers is None else containers
+                texts = self._containers.problems(one, containers, ours)
+            elif one.kind == "Image":
+                texts = self._images.problems(one, stack)
+            elif not ours:
+                if one.kind == "Repository":
+                    repositories = self._repositories.names() if repositories is None else repositories
+                    taken = one.name in repositories
+                else:
+                    ground = self._networks if one.kind == "Network" else self._volumes
+                    taken = ground.find(one.name) is not None
+                if taken and not any(one.name in {o.name for o in many} for many in objects.values()):
+                    what = one.kind.lower()
+                    texts = [
+                        f"a {what} named {one.name} exists and is not this stack's: import it, or choose another name"
+                    ]
+            if texts:
+                found[one.address] = tuple(texts)
+        return found
+
+    def _warnings(self, desired: Sequence[Desired], objects: Mapping[str, tuple[Observed, ...]]) -> tuple[str, ...]:
+        """That nobody watches health, where somebody declared that it should be watched."""
+        watched = [
+            one.address
+            for one in desired
+            if one.properties.get("healthcheck")
+            and any(o.fields.get("state") == "running" for o in objects.get(one.address, ()))
+        ]
+        if not watched:
+            return ()
+        from bayplan.runtime.agent import agent_running
+
+        if agent_running(self._root):
+            return ()
+        return (
+            f"health is not watched between applies ({', '.join(watched)}): no agent runs here; start 'bayplan agent'",
+        )
+
+    def bases(self, desired: Desired) -> Sequence[str]:
+        return self._images.bases(desired)
+
+    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast | None:
+        if desired.kind == "Image":
+            return self._images.forecast(desired, observed, resolve)
+        if desired.kind == "Repository":
+            return Forecast(key="", outputs=self._repositories.outputs(desired.name))
+        return None
+
+    def remote(self, target: str) -> str | None:
+        name = ImageName.parse(target)
+        try:
+            found = self._repositories.digest(name) if self._repositories.holds(name) else self._remotes.resolve(name)
+        except BayplanError:
+            return None  # nobody can look now; the push itself will say what is the matter
+        return "" if found is None else str(found)
+
+    def resolve_image(self, name: str, pull_policy: str) -> str | None:
+        parsed = ImageName.parse(name)
+        if pull_policy == "always" and not self._repositories.holds(parsed) and not parsed.digest:
+            found = self._remotes.resolve(parsed)
+        else:
+            found = self._images.resolve(name)
+        return None if found is None else str(found)
+
+    def image_defaults(self, digest: str) -> Mapping[str, object]:
+        return defaults_of(Image.load(self._store, Digest.parse(digest)).config, "")
+
+    def find(self, kind: str, name: str) -> Observed | None:
+        if not self._root.path.is_dir():
+            return None
+        finders: Mapping[str, Callable[[str], Observed | None]] = {
+            "Container": self._containers.by_id,
+            "Network": self._networks.find,
+            "Volume": self._volumes.find,
+            "Image": self._images.find,
+            "Repository": self._repositories.find,
+        }
+        return finders[kind](name)
+
+    def stacks(self) -> Sequence[str]:
+        from bayplan.targets.identity import STACK
+
+        labels = [one.labels for one in self._runtime.list()]
+        return sorted({found[STACK] for found in labels if STACK in found})
+
+    def digest(self, value: Value) -> str:
+        return self._key.digest(value)
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    def perform(self, order: Order, feedback: Feedback) -> Outcome:
+        self._root.ensure()
+        kind = order.operation.kind
+        if kind == "Container":
+            return self._containers.perform(order, feedback)
+        if kind == "Image":
+            return self._images.perform(order, feedback)
+        if kind == "Network":
+            return self._networks.perform(order)
+        if kind == "Volume":
+            return self._volumes.perform(order)
+        return self._repositories.perform(order)
+
+    def relabel(self, observed: Observed, stack: str, address: str) -> None:
+        sources = {
+            "Container": self._containers,
+            "Network": self._networks,
+            "Volume": self._volumes,
+            "Image": self._images,
+            "Repository": self._repositories,
+        }
+        sources[observed.kind].relabel(observed, stack, address)
+
+    def recover(self) -> None:
+        self._root.ensure()
+        self._runtime.recover()
+
+    def sweep(self, stack: str) -> str:
+        del stack  # what is unreferenced is nobody's
+        found = collect(self._root, self._store)
+        self._runtime.networks.teardown_if_unused()
+        if not found.blobs and not found.layers:
+            return ""
+        return f"freed {found.bytes / 1e6:.1f} MB ({found.blobs} blobs, {found.layers} unpacked layers)"
+
+    def lock_path(self, stack: str) -> Path:
+        return self._root.path / "locks" / f"{stack}.lock"

@@ -1,0 +1,36 @@
+"""Everything that refers to content of a root, gathered in one place: whoever collects must know them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bayplan.oci.digest import Digest
+from bayplan.oci.names import Names
+from bayplan.oci.root import Root
+from bayplan.oci.store import Collected, Referrer, Store, Usage
+from bayplan.oci.unpacked import Unpacked
+
+
+def referrers(root: Root) -> list[Referrer]:
+    """Names of the host, containers, repositories, the build cache."""
+    from bayplan.build import BuildCache
+    from bayplan.registry import Registry
+    from bayplan.runtime import Runtime
+
+    store = Store(root)
+
+    def containers() -> Iterable[Digest]:
+        return [Digest.parse(one) for one in Runtime(root).references()]
+
+    return [Names(root).references, containers, Registry(root, store=store).references, BuildCache(root).references]
+
+
+def collect(root: Root, store: Store) -> Collected:
+    """Remove what nothing refers to."""
+    Unpacked(store).sweep()
+    return store.collect(referrers(root))
+
+
+def usage(root: Root, store: Store) -> Usage:
+    """What lies in the store, and how much of it could go."""
+    return store.usage(referrers(root))

@@ -1,0 +1,55 @@
+"""Registries beyond this root: one client, made when it is first needed, with the user's credentials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bayplan.errors import BayplanError
+from bayplan.oci.digest import Digest
+from bayplan.oci.reference import ImageName
+from bayplan.oci.store import Store
+
+if TYPE_CHECKING:
+    from bayplan.registry.client import RegistryClient
+
+#: What a registry says where there is nothing: that is an answer, no trouble.
+_ABSENT = frozenset({"image-unknown", "repository-unknown", "manifest-unknown", "tag-unknown"})
+_LOOK_TIMEOUT = 10.0  # seconds: a plan does not wait longer for a registry that is silent
+
+
+class Remotes:
+    """Looks, pulls and pushes. ``insecure`` are addresses that the definitions declare so."""
+
+    def __init__(self) -> None:
+        self.insecure: set[str] = set()
+        self._looking: RegistryClient | None = None
+        self._moving: RegistryClient | None = None
+
+    def resolve(self, name: ImageName) -> Digest | None:
+        """What a name means in its registry now; None where it has none. Raises BayplanError where nobody can say."""
+        try:
+            return self._looker().resolve(name).digest
+        except BayplanError as error:
+            if error.code in _ABSENT:
+                return None
+            raise
+
+    def pull(self, name: ImageName, store: Store) -> Digest:
+        return self._mover().pull(name, store)
+
+    def push(self, store: Store, digest: Digest, name: ImageName) -> None:
+        self._mover().push(store, digest, name)
+
+    def _looker(self) -> RegistryClient:
+        if self._looking is None:
+            from bayplan.registry.client import RegistryClient
+
+            self._looking = RegistryClient(insecure=self.insecure, attempts=1, timeout=_LOOK_TIMEOUT)
+        return self._looking
+
+    def _mover(self) -> RegistryClient:
+        if self._moving is None:
+            from bayplan.registry.client import RegistryClient
+
+            self._moving = RegistryClient(insecure=self.insecure)
+        return self._moving

@@ -1,0 +1,143 @@
+"""Repositories of the embedded registry, and what its names mean.
+
+``bayplan.internal`` is the embedded registry of whatever root one stands in: a name that is the same on every machine and
+leads nowhere on any network. A registry entry that declares an ``address`` goes by that one, so that the uri it outputs is
+what other clients pull from ``bayplan registry serve``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bayplan.errors import BayplanError
+from bayplan.execute.port import Order, Outcome, Stale
+from bayplan.oci.digest import Digest
+from bayplan.oci.reference import ImageName
+from bayplan.plan.model import FOLLOWS, Action, Observed, Value
+from bayplan.registry import Registry
+from bayplan.registry.model import Repository, TagMutability
+from bayplan.targets import identity
+
+INTERNAL = "bayplan.internal"
+
+
+class Repositories:
+    """The repositories of a root, in the words of plans."""
+
+    def __init__(self, place: str, registry: Registry) -> None:
+        self._place = place
+        self._registry = registry
+        self.addresses: dict[str, None] = {INTERNAL: None}
+
+    @property
+    def address(self) -> str:
+        """How the registry is called in the uris that repositories output: the address declared last, else its own."""
+        return list(self.addresses)[-1]
+
+    def observe(self, stack: str) -> list[Observed]:
+        return [self._seen(one) for one in self._registry.list({identity.STACK: stack})]
+
+    def find(self, name: str) -> Observed | None:
+        return next((self._seen(one) for one in self._registry.list() if one.name == name), None)
+
+    def names(self) -> set[str]:
+        """Every repository's name."""
+        return set(self._registry.catalog())
+
+    def _seen(self, one: Repository) -> Observed:
+        found = identity.recorded(one.labels)
+        fields: dict[str, Value] = {
+            "repository_name": one.name,
+            "image_tag_mutability": one.mutability.value,
+            "tags": dict(one.tags),
+            "force_delete": one.labels.get(_FORCE) == "true",
+        }
+        return Observed(
+            address=one.labels.get(identity.ADDRESS, ""),
+            kind="Repository",
+            place=self._place,
+            uid=one.uid,
+            id=one.name,
+            fields=fields,
+            hash=identity.object_hash(one.uid, fields),
+            recorded=found,
+            outputs=self.outputs(one.name),
+            name=one.name,
+        )
+
+    def outputs(self, name: str) -> dict[str, Value]:
+        return {"uri": f"{self.address}/{name}", "name": name}
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    def perform(self, order: Order) -> Outcome:
+        operation = order.operation
+        name = str(operation.detail.get("name") or operation.id)
+        if operation.action is Action.CREATE:
+            made = self._create(order, name)
+            return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
+        found = next((one for one in self._registry.list() if one.name == operation.id), None)
+        if operation.action is Action.DELETE:
+            if found is not None:
+                self._check(order, found)
+                self._registry.delete_repository(found.name, force=found.labels.get(_FORCE) == "true")
+            return Outcome(gone=not operation.detail.get("leftover"))
+        if found is None:
+            raise Stale(operation.address, "the repository is gone")
+        self._check(order, found)
+        if operation.action is Action.REPLACE:
+            made = self._create(order, name)
+            if not operation.detail.get("keeps_old"):
+                self._registry.delete_repository(found.name, force=found.labels.get(_FORCE) == "true")
+            return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
+        made = self._registry.update_repository(
+            found.name,
+            mutability=TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE")),
+            tags=order.inputs.get("tags") or {},
+            labels=self._labels(order, found.labels.get(identity.UID, order.uid)),
+        )
+        return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
+
+    def _create(self, order: Order, name: str) -> Repository:
+        return self._registry.create_repository(
+            name,
+            mutability=TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE")),
+            tags=order.inputs.get("tags") or {},
+            labels=self._labels(order, order.uid),
+        )
+
+    def _labels(self, order: Order, uid: str) -> dict[str, str]:
+        labels = identity.labels(order.stack, order.operation.address, uid, order.fields)
+        return {**labels, _FORCE: "true"} if order.inputs.get("force_delete") else labels
+
+    def _check(self, order: Order, found: Repository) -> None:
+        if order.operation.precondition not in (FOLLOWS, self._seen(found).hash):
+            raise Stale(order.operation.address, "the repository is not what it was")
+
+    def relabel(self, observed: Observed, stack: str, address: str) -> None:
+        labels: Mapping[str, str] = {}
+        if stack:
+            labels = identity.labels(stack, address, observed.uid, observed.recorded)
+        self._registry.update_repository(observed.id, labels=labels)
+
+    # -- images in them --------------------------------------------------------------------------------------------
+
+    def holds(self, name: ImageName) -> bool:
+        """Whether an image name means this registry."""
+        return name.registry in self.addresses
+
+    def digest(self, name: ImageName) -> Digest | None:
+        """What a name in this registry refers to now, or None."""
+        try:
+            return self._registry.resolve(name.repository, name.digest or name.tag or "latest").digest
+        except BayplanError as error:
+            if error.code in ("repository-unknown", "tag-unknown", "manifest-unknown"):
+                return None
+            raise
+
+    def push(self, name: ImageName, digest: Digest) -> None:
+        """A push within the root: one manifest write, no copy."""
+        self._registry.push_local(name.repository, name.tag or "latest", digest)
+
+
+_FORCE = identity.PREFIX + "force-delete"
