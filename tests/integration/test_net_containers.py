@@ -165,6 +165,12 @@ def test_a_taken_port_names_its_holder_and_leaves_nothing_behind(machine: Machin
     assert machine.kernel() == before
 
 
+def test_an_address_that_is_not_the_machines_is_refused(machine: Machine) -> None:
+    with pytest.raises(BayplanError) as caught:
+        machine.networks().attach("a", "a", (), [Port(80, 8080, "203.0.113.9")])
+    assert caught.value.code == "bad-port"
+
+
 def test_a_udp_client_that_keeps_its_port_is_served_by_whoever_publishes_now(machine: Machine) -> None:
     networks = machine.networks()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -27,7 +27,8 @@ The contract (all in :class:`Networks`; every call is safe from any number of pr
       .attach(container_id, name, attachments, ports, *, publish=True) -> NetState
       .detach(container_id)              # idempotent; frees namespace, addresses, ports, names
       .hand_over(old_id, new_id, name, aliases=()) -> NetState
-      .state(container_id) -> NetState | None    # of an attached container
+      .rename(container_id, name)        # the name follows; not attached: nothing to do
+      .state(container_id) -> NetState | None    # of an attached container; no lock
       .check_ports(ports, *, besides=()) -> list[str]   # one line per conflict; besides: ids that may hold them
       .step_network() -> StepNetwork     # context manager: .netns, .resolv_conf; .close() frees it
       .reconcile(live_ids) -> Reconciled # whoever is not in live_ids is detached; the table is made again
@@ -42,9 +43,14 @@ transaction gives the new container its ports, withdraws the old one's, and lets
 kernel chose for the old one (``Port.host == 0``) stays the same number. Connections that stand go on with the old
 container until it ends.
 
-Not known here: images, OCI runtimes, stacks. Errors are BayplanError with the codes bad-network-name, network-exists,
-network-in-use, unknown-network, bad-subnet, subnet-taken, no-free-subnet, no-free-address, port-taken, bad-port,
-dns-missing, dns-failed, nft-failed, netlink-failed, not-attached, network-lock.
+A network is in use by attached containers alone: that a stopped container wants it again is for the runtime to know.
+Where the name server fails, attach to a network with names and hand_over say so; detach and reconcile go on without it,
+try again at the next change, and ``diagnose`` tells.
+
+Not known here: images, OCI runtimes, stacks. Errors are BayplanError with the codes bad-network-name, bad-container-id,
+network-exists, network-in-use, unknown-network, bad-subnet, subnet-taken, no-free-subnet, no-free-address, port-taken,
+bad-port, dns-missing, dns-failed, nft-failed, netlink-failed, netns-failed, iptables-missing, iptables-failed,
+not-attached, network-lock.
 IPv4 only for now: the interfaces of containers and our bridges have IPv6 switched off, as Docker's have by default.
 """
 

@@ -12,7 +12,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .netlink import Messages, NetlinkError, attribute, attributes
 
@@ -23,8 +23,7 @@ _IP, _PROTOCOL = 1, 2
 _HEADER = struct.pack(">BBH", socket.AF_INET, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """A UDP flow: the address and port that its first packet was sent to, and the address that answers."""
 
     destination: str

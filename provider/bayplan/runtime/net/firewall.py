@@ -15,12 +15,9 @@ have the same bytes in both); where the machine still uses the legacy tables, by
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayplan.errors import BayplanError
 
@@ -32,8 +29,7 @@ _LEGACY = "iptables-legacy"
 _TIMEOUT = 30  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(NamedTuple):
     """One accept that should stand in a foreign chain: ``direction`` is i or o, ``port`` a destination (protocol,
     number) or None."""
 
@@ -90,8 +86,7 @@ def remove(root_hash: str) -> None:
 # -- nftables (iptables-nft's table `ip filter`) -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Filter:
+class _Filter(NamedTuple):
     """The table ``ip filter`` as it stands: chains with their policies (``""`` for those without) and all rules."""
 
     policies: dict[str, str]
@@ -165,6 +160,9 @@ def _legacy_in_use() -> bool:
 
 
 def _iptables(arguments: list[str]) -> str:
+    import shutil
+    import subprocess
+
     program = shutil.which(_LEGACY) or shutil.which("iptables")
     if program is None:
         raise BayplanError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from . import conntrack, firewall, namespaces, nft, ruleset
+from . import firewall, namespaces, nft, ruleset
 from .addresses import mac
 from .model import Link, Network, Record, State
 from .names import NameServer, files
@@ -72,7 +72,6 @@ class Kernel:
             raise AssertionError(f"{network.bridge} was made just now")
         namespaces.write_setting(f"ipv6/conf/{network.bridge}/disable_ipv6", "1")
         namespaces.write_setting(f"ipv4/conf/{network.bridge}/route_localnet", "1")
-        namespaces.write_setting("ipv4/ip_forward", "1")
         outside.add_address(index, gateway, network.subnet)
         state.mtu[network.bridge] = mtu
         return True
@@ -112,6 +111,8 @@ class Kernel:
                     outside.delete_link(link.veth)
         namespaces.remove(self.records.namespace(record.id))
         if any(port.protocol == "udp" for port in record.ports):
+            from . import conntrack
+
             gone = {link.address for link in record.links}
             conntrack.forget_udp(lambda flow: flow.answers in gone)
 
@@ -153,6 +154,8 @@ class Kernel:
                 self.table(state, networks)
         fresh = {(port.host_ip, port.host) for r in after if r.published for port in r.ports if port.protocol == "udp"}
         if fresh:
+            from . import conntrack
+
             ours = {link.address for record in after for link in record.links}
             conntrack.forget_udp(
                 lambda flow: (
@@ -167,7 +170,8 @@ class Kernel:
         nft.run(ruleset.whole(self.hash, networks, state.records.values()))
 
     def accepts(self) -> bool:
-        """Let our bridges through foreign tables; True when something had to be added."""
+        """Have the machine forward packets, and let our bridges through foreign tables; True when an accept was added."""
+        namespaces.write_setting("ipv4/ip_forward", "1")
         return firewall.ensure(self.hash)
 
     def names(self, state: State, networks: Sequence[Network], *, tell: bool = False) -> bool:

@@ -12,8 +12,8 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .netlink import Messages, NetlinkError, attributes
 
@@ -23,8 +23,7 @@ _STATES = {"tcp": 10, "udp": 7}  # TCP_LISTEN; TCP_CLOSE is what an unconnected 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """``host_ip`` ``""`` is every IPv4 address; ``inode`` names the socket in /proc/PID/fd."""
 
     host_ip: str

@@ -17,7 +17,6 @@ import fcntl
 import ipaddress
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
@@ -213,6 +212,8 @@ class NameServer:
 
     def _start(self) -> None:
         """aardvark forks itself into the background and returns when it listens."""
+        import subprocess
+
         program = str(required())
         self._pid_file.unlink(missing_ok=True)
         lock = self._take_lock(keep=True)

@@ -14,9 +14,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Self
+from typing import NamedTuple, Self
 
 from bayplan.errors import BayplanError
 
@@ -46,8 +45,7 @@ class NetlinkError(BayplanError):
         self.errno = number
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """An IPv4 route of any table: its destination and the index of its interface (0 where it has none)."""
 
     destination: IPv4Network

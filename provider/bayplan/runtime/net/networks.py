@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import secrets
+import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from ipaddress import IPv4Network
 from bayplan.errors import BayplanError, nearest
 from bayplan.runtime.spec import Attachment, Port
 
-from . import addresses, doctor, names, ports, ruleset, subnets
+from . import addresses, names, ports, ruleset, subnets
 from .kernel import Kernel
 from .model import DEFAULT_NETWORK, Finding, Link, NetState, Network, Phase, Reconciled, Record, RootDir, State
 from .records import Records, check_container_id, check_network_name, machine_lock
@@ -57,7 +57,7 @@ class Networks:
             taken = {network.bridge for network in self._records.all_definitions()}
             identity, bridge = "", ""
             while not bridge or bridge in taken:
-                identity = secrets.token_hex(32)
+                identity = os.urandom(32).hex()
                 bridge = f"{ruleset.interface_prefix(self._root.hash)}b{identity[:4]}"
             draft = IPv4Network("0.0.0.0/32")
             network = Network(
@@ -201,7 +201,7 @@ class Networks:
         used = {link.veth for link in links}
         veth = ""
         while not veth or veth in used:
-            veth = f"{ruleset.interface_prefix(self._root.hash)}v{secrets.token_hex(2)}"
+            veth = f"{ruleset.interface_prefix(self._root.hash)}v{os.urandom(2).hex()}"
         return Link(network.name, network.bridge, veth, f"eth{at}", address, attachment.aliases)
 
     def _confirmed(self, state: State, network: Network) -> Network:
@@ -314,7 +314,7 @@ class Networks:
     def step_network(self) -> StepNetwork:
         """A namespace with a way out for the steps of one build: NAT, no ports, no name. It ends with ``close``, or with
         this process."""
-        identity = f"build-{secrets.token_hex(8)}"
+        identity = f"build-{os.urandom(8).hex()}"
         state = self._attach(identity, "", (), (), publish=False, holder=this_process())
         return StepNetwork(state.netns, state.resolv_conf, lambda: self.detach(identity))
 
@@ -357,6 +357,8 @@ class Networks:
 
     def diagnose(self) -> builtins.list[Finding]:
         """What this machine lacks for networks, and what stands in their way; no effect."""
+        from . import doctor
+
         return doctor.findings(self._root.hash, self._in_use(self._records.load()))
 
     # -- under the lock ------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import subprocess
 from typing import Any
 
 from bayplan.errors import BayplanError
@@ -86,6 +85,8 @@ def _execute(commands: str, *, as_json: bool) -> str:
 
 
 def _program(commands: str, *, as_json: bool) -> str:
+    import subprocess
+
     argv = ["nft", *(["-j"] if as_json else []), "-f", "-"]
     try:
         done = subprocess.run(argv, input=commands, capture_output=True, text=True, timeout=_TIMEOUT, check=False)

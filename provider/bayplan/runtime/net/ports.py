@@ -15,7 +15,8 @@ import json
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from bayplan.errors import BayplanError
 from bayplan.runtime.spec import Port
@@ -29,8 +30,7 @@ _ATTEMPTS = 64
 _TABLE = re.compile(r"bayplan-([0-9a-f]{8})\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """A port that cannot be had, and who has it."""
 
     port: Port
@@ -99,8 +99,7 @@ def conflicts(root: RootDir, state: State, ports: Iterable[Port], besides: Colle
 # -- other roots ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     port: Port
     holder: str
 
@@ -147,9 +146,13 @@ def _name_elsewhere(root: RootDir, other: str, port: Port) -> str:
 
 
 def resolve(root: RootDir, state: State, ports: Iterable[Port], besides: Collection[str]) -> tuple[Port, ...]:
-    """``ports`` with a free number for each host port 0 (the kernel's choice among its ephemeral ports)."""
+    """``ports`` with a free number for each host port 0 (the kernel's choice among its ephemeral ports). Raises
+    ``bad-port`` for an address that is not this machine's: nothing would ever come in by it."""
     out: list[Port] = []
     for port in ports:
+        if port.host_ip and port.host:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                _bind(probe, port.host_ip)
         out.append(port if port.host else _choose(root, state, port, besides, out))
     return tuple(out)
 
@@ -158,11 +161,19 @@ def _choose(root: RootDir, state: State, port: Port, besides: Collection[str], g
     for _ in range(_ATTEMPTS):
         kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
         with socket.socket(socket.AF_INET, kind) as probe:
-            try:
-                probe.bind((port.host_ip, 0))
-            except OSError as error:
-                raise BayplanError("bad-port", f"cannot publish on {port.host_ip}: {error.strerror}") from None
+            _bind(probe, port.host_ip)
             chosen = replace(port, host=probe.getsockname()[1])
         if not any(_meet(chosen, other) for other in given) and not conflicts(root, state, [chosen], besides):
             return chosen
     raise BayplanError("port-taken", f"found no free {port.protocol} port in {_ATTEMPTS} attempts")
+
+
+def _bind(probe: socket.socket, host_ip: str) -> None:
+    try:
+        probe.bind((host_ip, 0))
+    except OSError as error:
+        raise BayplanError(
+            "bad-port",
+            f"cannot publish on {host_ip or 'this machine'}: {error.strerror}",
+            hint="`ip -4 addr` shows the addresses of this machine",
+        ) from None
