@@ -21,11 +21,14 @@ def compile_rule(schema: Mapping[str, Any], *, named: bool) -> Callable[[dict[st
 
 
 def _holds(schema: Mapping[str, Any]) -> Holds:
-    parts = [
-        _part(word, schema) for word in schema if not word.startswith("x-") and word not in ("$comment", "then", "else")
-    ]
+    words = [word for word in schema if not word.startswith("x-") and word not in ("$comment", "then")]
+    # What is required is looked up first: it is the quickest no.
+    parts = [_part(word, schema) for word in sorted(words, key=lambda word: word != "required")]
     if len(parts) == 1:
         return parts[0]
+    if len(parts) == 2:
+        first, second = parts
+        return lambda value: first(value) and second(value)
     return lambda value: all(part(value) for part in parts)
 
 
@@ -39,6 +42,9 @@ def _part(word: str, schema: Mapping[str, Any]) -> Holds:
         return lambda value: names <= value.keys()
     if word == "properties":
         allowed = {name: frozenset(one["enum"]) for name, one in argument.items()}
+        if len(allowed) == 1:
+            ((only, choices),) = allowed.items()
+            return lambda value: only not in value or (isinstance(value[only], str) and value[only] in choices)
         return lambda value: all(
             name not in value or (isinstance(value[name], str) and value[name] in members)
             for name, members in allowed.items()

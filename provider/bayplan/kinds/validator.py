@@ -241,16 +241,16 @@ def _form(form: Form, schema: Mapping[str, Any]) -> Check:
             return [Problem((), error.code, error.message, error.hint)]
         if (low is None and high is None) or not isinstance(read, (int, float)):
             return None
-        return _bounds(read, low, high, quoted(value), form.shown)
+        return _bounds(read, low, high, value, form.shown)
 
     return check
 
 
-def _bounds(read: float, low: float | None, high: float | None, said: str, shown: Callable[[float], str]) -> Found:
+def _bounds(read: float, low: float | None, high: float | None, said: Any, shown: Callable[[float], str]) -> Found:
     if low is not None and read < low:
-        return [Problem((), "bad-value", f"{said} is too little", f"at least {shown(low)}")]
+        return [Problem((), "bad-value", f"{quoted(said)} is too little", f"at least {shown(low)}")]
     if high is not None and read > high:
-        return [Problem((), "bad-value", f"{said} is too much", f"at most {shown(high)}")]
+        return [Problem((), "bad-value", f"{quoted(said)} is too much", f"at most {shown(high)}")]
     return None
 
 
@@ -259,7 +259,7 @@ def _number(schema: Mapping[str, Any], form: Form | None) -> Check:
     steps: list[Check] = []
     if low is not None or high is not None:
         shown = form.shown if form else str
-        steps.append(lambda value: _bounds(value, low, high, quoted(value), shown))
+        steps.append(lambda value: _bounds(value, low, high, value, shown))
     if form is not None:
         steps.append(_form(form, schema))
     return _all(steps)
