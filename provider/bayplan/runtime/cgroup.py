@@ -151,6 +151,13 @@ def accounts_swap() -> bool:
     return cgroups_unified() or (CGROUPS / "memory" / "memory.memsw.limit_in_bytes").exists()
 
 
+def lift_pids_limit(cgroup: str) -> None:
+    """Let the group have as many processes as it likes."""
+    path = folder(cgroup, "pids") / "pids.max"
+    if path.exists():
+        path.write_text("max")
+
+
 def _trees() -> Iterator[Path]:
     """The mounted hierarchies."""
     if cgroups_unified():

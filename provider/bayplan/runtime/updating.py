@@ -52,14 +52,17 @@ def _apply(files: Files, runtime: OciRuntime, limits: bundle.Limits) -> None:
             "quota": round(limits.cpus * bundle.CPU_PERIOD) if limits.cpus is not None else -1,
             "period": bundle.CPU_PERIOD,
         },
-        "pids": {"limit": limits.pids if limits.pids is not None else -1},
     }
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
     if limits.swap:
         resources["memory"]["swap"] = limits.memory * 2 if limits.memory is not None else -1
     path = files.live / "resources.json"
     path.write_text(json.dumps(resources))
     try:
         runtime.call("update", "--resources", str(path), files.id)
+        if limits.pids is None:
+            cgroup.lift_pids_limit(files.cgroup)  # crun writes -1 there, which the kernel refuses
     except BayplanError as error:
         raise BayplanError(
             "update-failed",
