@@ -76,7 +76,9 @@ class ServerProcess:
 
     def start(self) -> str:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(self.root), f"127.0.0.1:{self.port}"], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _PROGRAM, str(self.root), f"127.0.0.1:{self.port}"],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -197,9 +197,11 @@ def test_a_download_that_breaks_goes_on_where_it_broke(here: Store, there: Store
 def test_bytes_that_are_not_the_digests_are_refused(here: Store, there: Store, client: RegistryClient) -> None:
     content = parts(here, b"x" * 20_000)
     wrong = {path: b"y" * len(body) if len(body) == 20_000 else body for path, body in content.items()}
-    with scripted(lambda request: say(request, 200, wrong.get(request.path, b""))) as registry:
-        with pytest.raises(BayplanError) as caught:
-            client.pull(ImageName.parse(f"{registry}/app:1"), there)
+    with (
+        scripted(lambda request: say(request, 200, wrong.get(request.path, b""))) as registry,
+        pytest.raises(BayplanError) as caught,
+    ):
+        client.pull(ImageName.parse(f"{registry}/app:1"), there)
     assert caught.value.code == "digest-mismatch"
     assert not list(there.blobs()) or all(stat.st_size != 20_000 for _, stat in there.blobs())
 
@@ -271,9 +273,12 @@ def test_a_bearer_token_is_fetched_with_the_login_and_never_follows_a_redirect_t
 
 def test_a_refused_login_names_the_registry_and_not_the_secret(tmp_path: Path) -> None:
     challenge = {"WWW_Authenticate": 'Basic realm="x"'}
-    with scripted(lambda request: say(request, 401, b"no", **challenge)) as registry:
-        with RegistryClient(environment={"HOME": str(tmp_path)}) as client, pytest.raises(BayplanError) as caught:
-            client.login(registry, "ann", "s3cret-value")
+    with (
+        scripted(lambda request: say(request, 401, b"no", **challenge)) as registry,
+        RegistryClient(environment={"HOME": str(tmp_path)}) as client,
+        pytest.raises(BayplanError) as caught,
+    ):
+        client.login(registry, "ann", "s3cret-value")
     assert caught.value.code == "registry-login"
     assert registry in caught.value.message
     assert "s3cret-value" not in caught.value.render()

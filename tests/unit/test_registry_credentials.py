@@ -17,7 +17,11 @@ from bayplan.registry.endpoint import Origin, origins, proxy_for
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return {"HOME": str(tmp_path), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    return {
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+    }
 
 
 def write(path: Path, document: object) -> Path:
@@ -154,7 +158,8 @@ def test_a_secret_is_not_in_a_credentials_text() -> None:
             'Bearer realm="https://a/t?x=1,2",service="s",scope="repository:a:pull,push"',
             [("bearer", {"realm": "https://a/t?x=1,2", "service": "s", "scope": "repository:a:pull,push"})],
         ),
-        ('Negotiate, Basic realm="a \\"b\\"", Digest qop=auth', [("negotiate", {}), ("basic", {"realm": 'a "b"'}), ("digest", {"qop": "auth"})]),
+        ('Negotiate, Basic realm="a \\"b\\"", Digest qop=auth',
+         [("negotiate", {}), ("basic", {"realm": 'a "b"'}), ("digest", {"qop": "auth"})]),
         ("", []),
         ("=", []),
         ('Bearer realm="open', [("bearer", {"realm": "open"})]),
@@ -183,7 +188,9 @@ def test_loopback_is_plain_first_and_others_are_tls_alone() -> None:
      ("r.example:443", True), ("r.example:80", False)],
 )  # fmt: skip
 def test_no_proxy_names_hosts_domains_and_ports(no_proxy: str, direct: bool) -> None:
-    found = proxy_for(Origin("https", "r.example", 443), {"HTTPS_PROXY": "http://u:p%40@proxy:3128", "NO_PROXY": no_proxy})
+    found = proxy_for(
+        Origin("https", "r.example", 443), {"HTTPS_PROXY": "http://u:p%40@proxy:3128", "NO_PROXY": no_proxy}
+    )
     assert (found is None) is direct
     if found:
         assert (found.host, found.port) == ("proxy", 3128)

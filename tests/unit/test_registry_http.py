@@ -68,9 +68,7 @@ class Peer:
         self.thread.start()
         assert up.wait(20)
 
-    def __call__(
-        self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str
-    ) -> Answer:
+    def __call__(self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> Answer:
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -163,9 +161,7 @@ def test_the_version_endpoint_answers(peer: Peer) -> None:
         ("GET", "/v1/", 404, "NAME_INVALID"),
     ],
 )
-def test_what_is_wrong_has_the_specifications_code(
-    peer: Peer, method: str, path: str, status: int, code: str
-) -> None:
+def test_what_is_wrong_has_the_specifications_code(peer: Peer, method: str, path: str, status: int, code: str) -> None:
     peer.image()
     answer = peer(method, path)
     assert (answer.status, answer.code) == (status, code)

@@ -140,6 +140,8 @@ class Session:
             with self._pool.send("GET", f"{origin}/v2/", {}, None, min(self._timeout, 10.0)) as answer:
                 text = answer.read()
                 return not (answer.status == 400 and b"HTTPS" in text)
+        except ssl.SSLCertVerificationError:
+            return True  # it does, and the request itself will say what is wrong with the certificate
         except (OSError, http.client.HTTPException):
             return False
 
