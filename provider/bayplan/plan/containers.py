@@ -76,22 +76,23 @@ def state_change(one: Desired, observed: Observed, *, declared: bool) -> tuple[C
     return change, f"exited with {code}", False
 
 
-def obstacle(one: Desired, filled: Mapping[str, Value], *, declared_name: bool) -> str:
-    """What only one container can hold at a time, in words; ``""`` where two can stand side by side.
+def obstacle(one: Desired, filled: Mapping[str, Value], old: Observed, *, declared_name: bool) -> str:
+    """What the old container holds and the new one needs, in words; ``""`` where the two can stand side by side.
 
     On an embedded host ports and name move in one step. A named volume that is written to is another matter: two
     containers on the same data are what no database survives. (A bind mount is shared on purpose, and is not counted.)
     """
     if filled.get("network_mode") == "host":
         return "the host's network"
-    if volume := _written_volume(filled):
+    if volume := _written_volume(filled, old):
         return f"volume {volume}"
     if one.place.startswith("embedded:"):
         return ""
-    ports = [port for port, _ in host_ports(filled)]
-    if ports:
-        return f"host port {ports[0]}"
-    return f"the name {one.name}" if declared_name else ""
+    ports = host_ports(filled)
+    held = host_ports(old.fields) if "ports" in old.fields else ports
+    if shared := [port for port in ports if port in held]:
+        return f"host port {shared[0][0]}"
+    return f"the name {one.name}" if declared_name and old.name in ("", one.name) else ""
 
 
 def host_ports(fields: Mapping[str, Value]) -> list[tuple[int, str]]:
@@ -108,18 +109,24 @@ def host_ports(fields: Mapping[str, Value]) -> list[tuple[int, str]]:
     return found
 
 
-def _written_volume(filled: Mapping[str, Value]) -> str:
-    """The first named volume that is mounted to be written to; of a Volume not made yet, its address."""
-    volumes = filled.get("volumes")
+def _written_volume(filled: Mapping[str, Value], old: Observed) -> str:
+    """The first named volume that both containers write to. (One that is made anew is not the old one's.)"""
+    wanted = _written(filled)
+    held = _written(old.fields) if "volumes" in old.fields else wanted
+    return next((volume for volume in wanted if volume in held), "")
+
+
+def _written(fields: Mapping[str, Value]) -> list[str]:
+    """Named volumes that are mounted to be written to."""
+    found: list[str] = []
+    volumes = fields.get("volumes")
     for entry in volumes if isinstance(volumes, (list, tuple)) else ():
         if not isinstance(entry, str):
-            if (address := getattr(entry, "address", "")).startswith("Volume."):
-                return address
             continue
         source, *rest = entry.split(":")
         if rest and "/" not in source and not source.startswith((".", "~")) and "ro" not in rest[-1].split(","):
-            return source
-    return ""
+            found.append(source)
+    return found
 
 
 def replacement_note(filled: Mapping[str, Value], observed: Observed, one: Desired, held: str) -> str:

@@ -19,7 +19,7 @@ if it was recorded. Nothing here, or anywhere above, ever shows a secret: see :m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from bayplan.plan.model import Change, Desired, Digester, Observed, Reason, Recorded, Redacted, Unknown, Value
@@ -197,13 +197,16 @@ class Sides:
         extra = [key for key in there if key not in value and inherited.get(key, MISSING) != there[key]]
         if not extra:
             return True
-        if name not in SHARED_MAPS:
-            return False
+        return name in SHARED_MAPS and not any(map(self._ours(name, value, removed=removed), extra))
+
+    def _ours(self, name: str, value: Value, *, removed: bool) -> Callable[[str], bool]:
+        """Whether an entry of a shared map that is not declared was put there by us."""
         kept = self.values.get(name)
         if isinstance(kept, Mapping) and kept:
-            return not any(key in kept for key in extra)
+            return kept.__contains__
         # Nobody wrote down which entries were ours: they can be only if the declaration changed since.
-        return not removed and self.recorded.get(name) in (None, self._digest(value))
+        changed = removed or self.recorded.get(name) not in (None, self._digest(value))
+        return lambda _: changed
 
     # -- showing ---------------------------------------------------------------------------------------------------
 
@@ -231,6 +234,10 @@ class Sides:
             inherited = self.observed.defaults.get(name)
             if isinstance(inherited, Mapping):
                 before = {key: item for key, item in before.items() if inherited.get(key, MISSING) != item}
+            if name in SHARED_MAPS and not any(True for _ in unknowns(self.filled.get(name))):
+                mine = self.filled.get(name)
+                ours = self._ours(name, mine, removed=mine is None)
+                before = {key: item for key, item in before.items() if key in (mine or ()) or ours(key)}
         # Where secrets may stand, what nobody declares or has recorded in clear may be one.
         return shown_beside(before, declared, kept, self._digest, open_=name not in self.marks.secret)
 

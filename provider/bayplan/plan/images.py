@@ -231,7 +231,7 @@ def _pushes(
     digest = _digest(decision, current, content)
     earlier = decision.drafts[:1]  # the new content, or else the tags, which are part of what a push is checked against
     pushes: list[Draft] = []
-    for index, declared in enumerate(targets if isinstance(targets, (list, tuple)) else (targets,)):
+    for declared in targets if isinstance(targets, (list, tuple)) else (targets,):
         target = fill(declared, board.output)
         known = target if isinstance(target, str) else ""
         repository = next((ref.address for ref in references(declared)), "")
@@ -255,7 +255,7 @@ def _pushes(
                     one.place,
                     Action.PUSH,
                     cause,
-                    inputs=one.properties,
+                    inputs={**one.properties, "push": [declared]},
                     after=[*earlier, *waits],
                     precondition=FOLLOWS if earlier else current.hash if current else "",
                     uid=uid,
@@ -263,7 +263,7 @@ def _pushes(
                     where=one.positions.get("push", one.where),
                     note=forecast.pushes.get(str(declared), forecast.note),
                     depends_on=board.depends_on(one),
-                    detail={"index": index, "target": known or declared, "remote": remote},
+                    detail={"index": 0, "target": known or declared, "remote": remote},
                 )
             )
         )

@@ -299,8 +299,9 @@ class Operation:
     #: * delete: ``leftover`` (the resource itself stays: only this object of it goes), ``tags`` of an Image.
     #: * build, load, copy: ``replace`` (asked for by hand: take nothing from the cache).
     #: * tag: ``add`` and ``remove``, lists of names.
-    #: * push: ``index`` in the property ``push``, ``target`` (text, or the expression where it is not known yet), and
-    #:   ``remote``: the digest that the target had when the plan was made (``""``: none; None: nobody could look).
+    #: * push: ``target`` (text, or the expression where it is not known yet); filled in it is ``inputs["push"][index]``
+    #:   (the inputs of a push name this one target, ``index`` is 0). ``remote``: the digest that the target had when the
+    #:   plan was made (``""``: none; None: nobody could look).
     #: * create, replace, start, stop, pause, unpause of a Container: ``desired_state``.
     detail: Mapping[str, Value] = field(default_factory=dict)
 

@@ -24,7 +24,7 @@ from bayplan.plan.board import Board, Normaliser
 from bayplan.plan.diff import KindMarks
 from bayplan.plan.model import Desired, Digester, Plan, Recorded, Value, World
 from bayplan.plan.order import arrange, number
-from bayplan.plan.removal import DESTROY, UNDECLARED, make_room, remove
+from bayplan.plan.removal import DESTROY, UNDECLARED, clear_grounds, make_room, remove
 from bayplan.plan.scope import chosen, link, removal_edges, with_dependencies
 
 
@@ -88,17 +88,16 @@ def plan(
         remove(board, going, removal_edges(world.objects, recorded, edges), DESTROY)
         seen = None
     else:
-        for address in arrange(desired, edges):
+        for address in _arranged(desired, edges):
             if scope is None or address in scope:
                 one = desired[address]
                 (images.decide if one.kind == "Image" else resources.decide)(board, one)
-        resources.late_removals(board)
         going = [
             address for address in world.objects if address not in desired and (address in aims if targets else prune)
         ]
-        if going:
-            remove(board, going, removal_edges(world.objects, recorded, edges), UNDECLARED)
-        if board.drafts:
+        if going or board.drafts:
+            standing = removal_edges(world.objects, recorded, edges)
+            clear_grounds(board, standing, remove(board, going, standing, UNDECLARED))
             make_room(board)
         seen = scope
         _problems(board, scope)
@@ -113,6 +112,13 @@ def plan(
         looked_at=world.looked_at,
         calls=world.calls,
     )
+
+
+def _arranged(desired: Mapping[str, Desired], edges: Mapping[str, Sequence[str]]) -> list[str]:
+    try:
+        return arrange(desired, edges)
+    except BayplanError as circle:
+        raise BayplanErrors([circle]) from None
 
 
 def _to_destroy(board: Board, aims: Mapping[str, None] | None, *, prune: bool) -> list[str]:

@@ -206,7 +206,8 @@ def _replace(
 ) -> None:
     board.refuse_destroy(one, "replace")
     forced = one.address in board.forced
-    cause = "; ".join(filter(None, (describe(changes), _BY_HAND if forced else "")))
+    aside = "the old one was left aside by an interrupted replacement" if scene.restore else ""
+    cause = "; ".join(filter(None, (describe(changes), _BY_HAND if forced else "", aside)))
     decision.makes = True
     decision.outputs = _foretold(board, one)
     where = place_of(changes, one)
@@ -224,7 +225,7 @@ def _replace(
         decision.crowded = _crowded(one, changes)
         decision.kept = None if decision.crowded else current
     elif one.kind == "Container":
-        held = containers.obstacle(one, filled, declared_name=name_declared(board.stack, one))
+        held = containers.obstacle(one, filled, current, declared_name=name_declared(board.stack, one))
         note = containers.replacement_note(filled, current, one, held)
         if held:
             detail["stop_first"] = True
@@ -385,61 +386,6 @@ def _leftover(board: Board, found: Observed, cause: str) -> Draft:
             id=found.id,
             note=LOST.get(found.kind, ""),
             recovers=True,
-            detail={"leftover": True},
-        )
-    )
-
-
-def late_removals(board: Board) -> None:
-    """Draft what goes when its users have moved: replaced Networks and Volumes, objects in former places, leftovers."""
-    users: dict[str, list[str]] = {}
-    kept = {address: decision.kept for address, decision in board.decisions.items() if decision.kept is not None}
-    if not kept and not board.late:
-        return
-    grounds = {*kept, *(found.address for found, _ in board.late)}
-    for address, links in board.links.items():
-        for link in links:
-            if link in grounds:
-                users.setdefault(link, []).append(address)
-
-    def moved(address: str) -> list[Draft]:
-        own = board.decisions[address].last if address in board.decisions else []
-        return [
-            *own,
-            *(
-                draft
-                for user in users.get(address, ())
-                if user in board.decisions
-                for draft in board.decisions[user].last
-            ),
-        ]
-
-    for address, old in kept.items():
-        if address not in users or old is None:
-            continue
-        for draft in board.decisions[address].drafts:
-            draft.detail["keeps_old"] = True
-            draft.note = "; ".join(filter(None, ("the old one goes when its users have moved", draft.note)))
-        _late(board, old, "replaced", FOLLOWS, moved(address), recovers=False)
-    for found, cause in board.late:
-        interrupted = not cause.startswith("moved")
-        _late(board, found, cause, found.hash, moved(found.address), recovers=interrupted)
-
-
-def _late(board: Board, found: Observed, cause: str, precondition: str, after: list[Draft], *, recovers: bool) -> None:
-    board.add(
-        Draft(
-            found.address,
-            found.kind,
-            found.place,
-            Action.DELETE,
-            cause,
-            after=after,
-            precondition=precondition,
-            uid=found.uid,
-            id=found.id,
-            note=LOST.get(found.kind, ""),
-            recovers=recovers,
             detail={"leftover": True},
         )
     )

@@ -102,8 +102,8 @@ def removal_edges(
 ) -> dict[str, tuple[str, ...]]:
     """Address -> what has to outlive it, for everything that exists.
 
-    By the record where there is one; else by what is declared; a container that nobody knows (a lost state) tells by the
-    networks and volumes it is on.
+    By the record where there is one, else by what is declared; a container tells besides by the networks and volumes that
+    it is seen on.
     """
     by_name: dict[tuple[str, str, str], str] = {}
     for address, found in objects.items():
@@ -113,10 +113,7 @@ def removal_edges(
     result: dict[str, tuple[str, ...]] = {}
     for address, found in objects.items():
         row = recorded.get(address)
-        if row is not None and row.depends_on:
-            result[address] = row.depends_on
-            continue
-        known = dict.fromkeys(edges.get(address, ()))
+        known = dict.fromkeys(row.depends_on if row is not None and row.depends_on else edges.get(address, ()))
         for one in found:
             if one.kind == "Container":
                 known.update(dict.fromkeys(_grounds(one, by_name)))
