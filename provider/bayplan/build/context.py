@@ -5,9 +5,9 @@ directories are 0755; owners are 0:0. So a checkout under another umask or anoth
 left out as BuildKit does.
 
 Hashing ten thousand files takes a tenth of a second; looking at their inodes takes half of that. A *stamp* (device,
-inode, size, mtime, ctime in nanoseconds) stands for the content as long as it is the same: :class:`Fingerprints` remembers
-the digests by stamp, and by the stamps of a whole selection. A file touched so shortly before it was hashed that the
-clock might not tell the next change is never remembered.
+inode, size, mtime, ctime in nanoseconds) stands for the content as long as it is the same: :class:`ContextDigests`
+remembers the digests by the stamps of a whole selection, and by file. A file touched so shortly before it was hashed that
+the clock might not tell the next change is never remembered.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from bayplan.build.patterns import BadPattern, PathFilter, ignore_lines
 from bayplan.build.selection import Selection
-from bayplan.build.trees import Kind, Node
+from bayplan.build.trees import Kind, Node, read_link
 from bayplan.build.writing import write_whole
 from bayplan.errors import BayplanError, Where
+from bayplan.oci.fingerprint import Fingerprints
 
 #: A change within this time of the hashing may leave the stamp as it is (a kernel tick and then some), nanoseconds.
-_CLOCK_STEP = 20_000_000
+_CLOCK_STEP = 50_000_000
 
 
 class ContextTree:
@@ -54,11 +55,17 @@ class ContextTree:
         return sorted(self._read(path))
 
     def open(self, path: str) -> BinaryIO:
-        return open(os.open(f"{self._top}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0)
+        return os.fdopen(os.open(f"{self._top}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
     def path(self, path: str) -> str:
         """The host path of an entry."""
         return f"{self._top}/{path}"
+
+    def check(self, name: str, file: BinaryIO, stamp: tuple[int, ...]) -> None:
+        """Make sure that an open file is still the one that was hashed. Raises BayplanError ``file-changed``."""
+        if stamp_of(os.fstat(file.fileno())) != stamp:
+            hint = "run the command again when it is at rest"
+            raise BayplanError("file-changed", f"{name} changed while it was read", hint=hint)
 
     def _reaches(self, path: str) -> bool:
         """True where every component of ``path`` is a directory of the context (a link is none)."""
@@ -104,7 +111,7 @@ def _node(info: os.stat_result, path: str) -> Node | None:
         permissions = 0o755 if mode & 0o100 else 0o644
         return Node(Kind.FILE, permissions, 0, 0, info.st_size, int(info.st_mtime), "", stamp)
     if stat.S_ISLNK(mode):
-        return Node(Kind.LINK, 0o777, mtime=int(info.st_mtime), link=os.readlink(path))
+        return Node(Kind.LINK, 0o777, mtime=int(info.st_mtime), link=read_link(path))
     return None if stat.S_ISSOCK(mode) else Node(Kind.OTHER, mode & 0o777)
 
 
@@ -133,69 +140,52 @@ def open_context(context: Path, dockerfile: Path) -> ContextTree:
     return ContextTree(context, PathFilter(()))
 
 
-class Fingerprints:
-    """Content digests of a context's files, remembered between builds under ``folder`` (by the context's place)."""
+class ContextDigests:
+    """Content digests of a context's selections, remembered between builds under ``folder`` (by the context's place).
+
+    Two levels: the stamps of a whole selection, so that an unchanged context costs its stats alone; and each file's
+    (:class:`bayplan.oci.fingerprint.Fingerprints`), so that a changed one costs the files that changed.
+    """
 
     def __init__(self, folder: Path, tree: ContextTree) -> None:
         self._tree = tree
         name = hashlib.blake2b(os.fsencode(os.path.realpath(tree.root)), digest_size=12).hexdigest()
         self._sums_path = folder / f"{name}.sums"
-        self._files_path = folder / f"{name}.files"
-        self._sums: dict[str, str] = _load(self._sums_path)
-        self._files: dict[str, list[Any]] | None = None
+        self._files = Fingerprints(folder / f"{name}.files")
+        self._sums = _load(self._sums_path)
         self._began = time.time_ns()
-        self._fresh: dict[str, list[Any]] = {}
-        self._new_sums: dict[str, str] = {}
+        self._fresh: dict[str, str] = {}
 
     def of(self, selection: Selection) -> str:
-        """The content digest of a selection of this context (hex)."""
+        """The content digest of a selection of this context (hex). Raises BayplanError ``unreadable``."""
         stamps = selection.digest(lambda _, node: repr(node.stamp).encode(), owners=False)
-        known = self._sums.get(stamps) or self._new_sums.get(stamps)
+        known = self._sums.get(stamps)
         if known:
             return known
         content = selection.digest(self.content, owners=False)
-        self._new_sums[stamps] = content
+        self._sums[stamps] = content
+        newest = max((node.stamp[4] for _, node in selection.entries() if node.stamp), default=0)
+        if newest < self._began - _CLOCK_STEP:
+            self._fresh[stamps] = content
         return content
 
     def content(self, path: str, node: Node) -> bytes:
-        """The SHA-256 of one file, remembered by its stamp. Raises BayplanError ``context-unreadable``."""
-        files = self._index()
-        for table in (self._fresh, files):
-            known = table.get(path)
-            if known and tuple(known[:-1]) == node.stamp:
-                return bytes.fromhex(known[-1])
-        try:
-            with self._tree.open(path) as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-                after = stamp_of(os.fstat(file.fileno()))
-        except OSError as error:
-            message = f"{self._tree.root / path} cannot be read: {error.strerror}"
-            raise BayplanError("context-unreadable", message) from None
-        if after == node.stamp:
-            self._fresh[path] = [*node.stamp, digest.hex()]
-        return digest
-
-    def _index(self) -> dict[str, list[Any]]:
-        if self._files is None:
-            self._files = _load(self._files_path)
-        return self._files
+        """The SHA-256 of one file. Raises BayplanError ``unreadable``."""
+        del node
+        return bytes.fromhex(self._files.file(Path(self._tree.path(path))))
 
     def save(self) -> None:
         """Remember what was hashed. What cannot be written is only slower next time."""
-        if not self._new_sums:
+        self._files.save()
+        if not self._fresh:
             return
-        steady = {path: row for path, row in self._fresh.items() if row[4] < self._began - _CLOCK_STEP}
-        sums = self._new_sums if len(steady) == len(self._fresh) else {}
-        recent = dict([*self._sums.items()][-64:])
         with contextlib.suppress(OSError):
             self._sums_path.parent.mkdir(parents=True, exist_ok=True)
-            if steady:
-                write_whole(self._files_path, json.dumps({**self._index(), **steady}).encode())
-            if sums:
-                write_whole(self._sums_path, json.dumps({**recent, **sums}).encode())
+            kept = dict([*_load(self._sums_path).items()][-64:])
+            write_whole(self._sums_path, json.dumps({**kept, **self._fresh}).encode())
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, str]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -2,8 +2,8 @@
 
 The union is that of overlayfs: the topmost layer that has a name decides; a whiteout hides what is below; an opaque
 directory hides the contents below it; directories of one name are merged. A layer is either an unpacked directory
-(:class:`DirectoryLayer`) or only a listing of what this very build has just written (:class:`ListedLayer`), so that a chain of
-COPYs never unpacks anything.
+(:class:`DirectoryLayer`) or only a listing of what this very build has just written (:class:`ListedLayer`), so that a chain
+of COPYs never unpacks anything.
 
 Paths go down one component at a time through directories that were found to be directories, so no link of an image, however
 made, leads out of it.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from bayplan.build.trees import Kind, Node, resolve
+from bayplan.build.trees import Kind, Node, read_link, resolve
 
 #: A name that a layer hides.
 _WHITEOUT = Node(Kind.OTHER, -1)
@@ -31,6 +31,7 @@ class LayerView(Protocol):
     def names(self, path: str) -> Iterable[str]: ...
     def opaque(self, path: str) -> bool: ...
     def open(self, path: str) -> BinaryIO: ...
+    def host_path(self, path: str) -> Path: ...
 
 
 class DirectoryLayer:
@@ -52,13 +53,14 @@ class DirectoryLayer:
         if stat.S_ISREG(mode):
             return Node(Kind.FILE, *common)
         if stat.S_ISLNK(mode):
-            return Node(Kind.LINK, *common, link=os.readlink(full))
+            return Node(Kind.LINK, *common, link=read_link(full))
         if stat.S_ISCHR(mode) and info.st_rdev == 0:
             return _WHITEOUT
         return Node(Kind.OTHER, *common)
 
     def names(self, path: str) -> Iterable[str]:
-        return os.listdir(f"{self.path}/{path}")
+        with os.scandir(f"{self.path}/{path}") as listing:
+            return [entry.name for entry in listing]
 
     def opaque(self, path: str) -> bool:
         for name in ("trusted.overlay.opaque", "user.overlay.opaque"):
@@ -71,7 +73,39 @@ class DirectoryLayer:
         return False
 
     def open(self, path: str) -> BinaryIO:
-        return open(os.open(f"{self.path}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        return os.fdopen(os.open(f"{self.path}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+    def host_path(self, path: str) -> Path:
+        return Path(f"{self.path}/{path}")
+
+
+class LazyLayer:
+    """A layer of the store that is unpacked when it is first looked at."""
+
+    def __init__(self, unpacked: Callable[[], Path]) -> None:
+        self._unpacked = unpacked
+        self._inner: DirectoryLayer | None = None
+
+    @property
+    def _layer(self) -> DirectoryLayer:
+        if self._inner is None:
+            self._inner = DirectoryLayer(self._unpacked())
+        return self._inner
+
+    def lookup(self, path: str) -> Node | None:
+        return self._layer.lookup(path)
+
+    def names(self, path: str) -> Iterable[str]:
+        return self._layer.names(path)
+
+    def opaque(self, path: str) -> bool:
+        return self._layer.opaque(path)
+
+    def open(self, path: str) -> BinaryIO:
+        return self._layer.open(path)
+
+    def host_path(self, path: str) -> Path:
+        return self._layer.host_path(path)
 
 
 class ListedLayer:
@@ -99,6 +133,9 @@ class ListedLayer:
 
     def open(self, path: str) -> BinaryIO:
         return DirectoryLayer(self._unpacked()).open(path)
+
+    def host_path(self, path: str) -> Path:
+        return self._unpacked() / path
 
 
 class MergedTree:
@@ -138,6 +175,15 @@ class MergedTree:
                 break
         self._stacks[path] = tuple(found)
         return self._stacks[path]
+
+    def whole(self, path: str) -> Path | None:
+        """The host path of an entry where one unpacked layer holds all of it, else None."""
+        found = self._find(path) if path else None
+        if path and found is None:
+            return None
+        stack = self._stack(path)
+        layer = stack[0] if len(stack) == 1 else found[0] if found and not stack else None
+        return layer.host_path(path) if layer is not None else None
 
     def names(self, path: str) -> list[str]:
         seen: dict[str, bool] = {}

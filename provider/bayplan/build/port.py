@@ -7,6 +7,7 @@ carry ``trusted.overlay.opaque=y``), and makes the layer from it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Step:
     mounts: Sequence[StepMount] = ()
     hostname: str = "buildkitsandbox"
     timeout: float | None = None
+    #: Set by another thread: kill the step and raise BayplanError ``cancelled``. Runners look at it twice a second at least.
+    cancel: threading.Event | None = None
 
 
 class StepRunner(Protocol):

@@ -23,7 +23,9 @@ from bayplan.errors import BayplanError
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 _PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"})
-_PORT = re.compile(r"(?:(?P<ip>\[[0-9a-fA-F:]+\]|[0-9.]*):)?(?:(?P<host>[0-9-]*):)?(?P<port>[0-9-]+)(?:/(?P<proto>\w+))?\Z")
+_PORT = re.compile(
+    r"(?:(?P<ip>\[[0-9a-fA-F:]+\]|[0-9.]*):)?(?:(?P<host>[0-9-]*):)?(?P<port>[0-9-]+)(?:/(?P<proto>\w+))?\Z"
+)
 
 Config = dict[str, Any]
 
@@ -96,7 +98,9 @@ class StageReader:
             case _:
                 self._configure(instruction)
         settings = json.dumps(self.config, sort_keys=True) if files is None else ""
-        self.steps.append(Step(instruction, instruction.text, created_by, files, settings if settings != before else ""))
+        self.steps.append(
+            Step(instruction, instruction.text, created_by, files, settings if settings != before else "")
+        )
 
     def _arg(self, instruction: model.Arg) -> None:
         expander = self._expander()
@@ -109,7 +113,7 @@ class StageReader:
                 self.arguments[name] = self._global[name]
 
     def _shell_form(self, command: model.Command) -> list[str]:
-        if not command.shell:
+        if not command.shell_form:
             return list(command.argv)
         return [*(self.config.get("Shell") or DEFAULT_SHELL), *command.argv]
 
@@ -121,12 +125,12 @@ class StageReader:
             alone = heredoc_word(command.argv[0])
             if alone is not None and first.body.startswith("#!"):
                 script = (first.name, first.body.encode())
-                command = model.Command((f"/dev/pipes/{first.name}",), shell=False)
+                command = model.Command((f"/dev/pipes/{first.name}",), shell_form=False)
             elif alone is not None:
-                command = model.Command((first.body,), shell=True)
+                command = model.Command((first.body,), shell_form=True)
             else:
                 whole = command.argv[0] + "".join(f"\n{each.content}{each.name}" for each in command.heredocs)
-                command = model.Command((whole,), shell=True)
+                command = model.Command((whole,), shell_form=True)
         expander = self._expander()
         mounted = []
         for mount in instruction.mounts:
@@ -233,7 +237,7 @@ def _health(instruction: model.HealthCheck) -> dict[str, Any]:
     if instruction.command is None:
         return {"Test": ["NONE"]}
     command = instruction.command
-    test = ["CMD-SHELL" if command.shell else "CMD", *command.argv]
+    test = ["CMD-SHELL" if command.shell_form else "CMD", *command.argv]
     times = {
         "Interval": instruction.interval,
         "Timeout": instruction.timeout,

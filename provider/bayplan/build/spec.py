@@ -113,7 +113,7 @@ class BuildForecast:
 
     @property
     def cause(self) -> str:
-        """One line for a plan: ``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run again``."""
+        """One line for a plan: ``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run ...``."""
         total = sum(step.layer for step in self.steps)
         counted = f"{self.runs} of {total} steps run again" if total != 1 else f"{self.runs} of 1 step runs again"
         step = self.changed_step

@@ -6,6 +6,7 @@ are followed by :func:`resolve` alone, inside the tree, so that no link leads ou
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -129,3 +130,8 @@ def glob(tree: Tree, pattern: str) -> list[str]:
 def normal(path: str) -> str:
     """A COPY source as a path of the tree: from its root, ``..`` cut at the root."""
     return posixpath.normpath("/" + path).strip("/")
+
+
+def read_link(path: str) -> str:
+    """A link's text exactly as it stands (Path.readlink would tidy it, and the image would differ from its source)."""
+    return os.readlink(path)

@@ -13,10 +13,11 @@ def write_whole(path: Path, data: bytes) -> None:
     Not synced to disk: whoever reads these files checks them and can do without. Raises OSError.
     """
     handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    beside = Path(name)
     try:
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.rename(name, path)
+        beside.rename(path)
     except BaseException:
-        os.unlink(name)
+        beside.unlink()
         raise

@@ -37,7 +37,7 @@ class Command:
     """The command of RUN, CMD, ENTRYPOINT or HEALTHCHECK: exec form (JSON array) or one shell line."""
 
     argv: tuple[str, ...]
-    shell: bool
+    shell_form: bool
     heredocs: tuple[Heredoc, ...] = ()
 
 

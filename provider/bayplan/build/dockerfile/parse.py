@@ -165,7 +165,7 @@ class _Reading:
     def command(self) -> model.Command:
         found = self.array()
         if found is not None:
-            return model.Command(tuple(found), shell=False)
+            return model.Command(tuple(found), shell_form=False)
         return model.Command((self.rest.text,), True, self.line.heredocs)
 
     def listed(self) -> list[Word]:
@@ -367,12 +367,12 @@ def _volume(at: _Reading) -> model.Volume:
 
 def _cmd(at: _Reading) -> model.Cmd:
     at.flags()
-    return model.Cmd(*at.head, at.command() if at.rest.text else model.Command((), shell=False))
+    return model.Cmd(*at.head, at.command() if at.rest.text else model.Command((), shell_form=False))
 
 
 def _entrypoint(at: _Reading) -> model.Entrypoint:
     at.flags()
-    return model.Entrypoint(*at.head, at.command() if at.rest.text else model.Command((), shell=False))
+    return model.Entrypoint(*at.head, at.command() if at.rest.text else model.Command((), shell_form=False))
 
 
 def _shell(at: _Reading) -> model.Shell:
