@@ -13,7 +13,7 @@ from bayplan.cli.render import LiveSink, PlainSink, colour, print_json, report_a
 from bayplan.engine import Applied, Engine, Planned
 from bayplan.errors import BayplanError, UsageError
 from bayplan.execute.events import Sink
-from bayplan.plan import codec, notation
+from bayplan.plan import notation
 
 
 def carry_out(
@@ -31,7 +31,7 @@ def carry_out(
         found = make()
         refuse(found)
         if not arguments.json:
-            text = colour(notation.render(found.plan, verbose=False))
+            text = colour(notation.short(found.plan)) + "\n"
             if text not in shown:
                 shown.append(text)
                 out.write(text)
@@ -103,6 +103,3 @@ def _sink(screen: ExitStack, arguments: argparse.Namespace, planned: Planned | N
         return screen.enter_context(LiveSink())
     width = max((len(one.address) for one in planned.plan.operations), default=0) if planned else 0
     return PlainSink(out, width)
-
-
-__all__ = ["carry_out", "carry_out_saved", "codec"]

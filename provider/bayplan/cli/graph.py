@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bayplan.cli.options import add_definition, load_stack
+from bayplan.cli.options import add_definition, load_stack, root_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from bayplan.plan import graph
+    from bayplan.engine import define
     from bayplan.stack import edges
 
     stack = load_stack(arguments)
     found = edges(stack)
+    drawn = graph.of_stack(stack.name, define(stack, root_folder(arguments)).desired)
     picture = arguments.svg or (arguments.out is not None and arguments.out.suffix == ".svg")
-    text = graph.svg(stack.name, found) if picture else graph.dot(stack.name, found)
+    text = graph.svg(drawn) if picture else graph.dot(drawn)
     if arguments.json:
         from bayplan.cli.render import print_json
 

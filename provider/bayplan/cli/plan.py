@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from bayplan import kinds
     from bayplan.plan import codec, notation
 
     engine = make_engine(arguments)
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from bayplan.cli.render import colour
 
-        sys.stdout.write(colour(notation.render(plan, verbose=arguments.verbose)))
+        sys.stdout.write(colour(notation.long(plan, kinds.load()) if arguments.verbose else notation.short(plan)) + "\n")
     if plan.problems:
         return 1
     return 2 if arguments.detailed_exitcode and not plan.empty else 0

@@ -22,7 +22,6 @@ from bayplan.stack import Resource, Stack
 from bayplan.stack.secrets import SecretOrigin, Secrets
 
 _PLACE_PROPERTIES = frozenset({"host", "registry"})
-_NAMED = {"Repository": "repository_name"}
 _SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
 
 
@@ -81,9 +80,6 @@ def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, st
     entries = stack.registries if resource.kind == "Repository" else stack.hosts
     alias = resource.properties.get("registry" if resource.kind == "Repository" else "host")
     given = {name: value for name, value in resource.properties.items() if name not in _PLACE_PROPERTIES}
-    name_property = _NAMED.get(resource.kind, "name")
-    if resource.kind in ("Container", "Network", "Volume", "Repository"):
-        given.setdefault(name_property, f"{stack.name}-{resource.name}" if name_property == "name" else resource.name)
     if resource.kind == "Container":
         given = _with_env_files(given)
         image = given.get("image")
@@ -96,7 +92,7 @@ def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, st
     return Desired(
         address=resource.address,
         kind=resource.kind,
-        name=str(normal.get(name_property, "")),
+        name=_name(stack.name, resource, normal),
         place=place_of(root, entries.get(alias) if isinstance(alias, str) else None),
         properties=normal,
         depends_on=depends,
@@ -104,6 +100,14 @@ def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, st
         where=resource.where,
         positions=resource.positions,
     )
+
+
+def _name(stack: str, resource: Resource, properties: Mapping[str, Value]) -> str:
+    """The name on the host: the declared one, else ``<stack>-<name>``; an Image has none but its tags."""
+    if resource.kind == "Image":
+        return ""
+    declared = properties.get("repository_name" if resource.kind == "Repository" else "name")
+    return declared if isinstance(declared, str) else f"{stack}-{resource.name}"
 
 
 def with_bases(desired: Desired, bases: Mapping[str, str]) -> Desired:

@@ -54,6 +54,16 @@ class Planned:
     whole: bool = True
     digest: str = ""
 
+    @property
+    def vanished(self) -> list[Recorded]:
+        """Rows of resources that are neither declared nor there any more: the state may forget them."""
+        touched = {operation.address for operation in self.plan.operations}
+        return [
+            row
+            for row in self.recorded.values()
+            if row.address not in self.desired and row.address not in touched and not self.world.objects.get(row.address)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -136,6 +146,7 @@ class Engine:
             world,
             digester=digester,
             kinds=kinds.load(),
+            normalise=kinds.normalise,
             targets=only,
             replace=replace_,
             destroy=destroy,
@@ -252,7 +263,7 @@ class Engine:
             if row is not None and row.imported and row.uid == found.uid:
                 continue
             adopted.append(adopt(found, wanted))
-        forgotten = [key for key, row in planned.recorded.items() if row.address in planned.plan.forgets]
+        forgotten = [(row.place, row.address) for row in planned.vanished] if planned.whole else []
         return adopted, forgotten
 
     def _outputs(

@@ -52,8 +52,7 @@ def drift(planned: Planned) -> list[Drift]:
         else:
             what = operation.cause
         found.append(Drift(address, what, fields, operation.where))
-    for address in planned.plan.forgets:
-        found.append(Drift(address, "is gone"))
+    found.extend(Drift(row.address, "is gone") for row in planned.vanished)
     return found
 
 

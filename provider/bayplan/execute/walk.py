@@ -20,12 +20,14 @@ from bayplan.errors import BayplanError
 from bayplan.execute.events import Event, Finished, Output, Progress, Report, Result, Sink, Started
 from bayplan.execute.port import Order, Outcome, OutcomeUnknown, Stale, Target
 from bayplan.execute.values import Redactor, SecretSource, holds_secret, resolve, without_secrets
-from bayplan.plan.model import Operation, Plan, Recorded, Value
+from bayplan.plan.model import Action, Operation, Plan, Recorded, Value
 from bayplan.state.store import Ended, Phase, State
 
 #: Puts the declared properties of a kind in their canonical form (``kinds.normalise``).
 Normaliser = Callable[[str, Mapping[str, Value]], Mapping[str, Value]]
 
+#: An Image's content is made without waiting for the repositories that it is pushed to.
+_TAKEN_BY_PUSH = frozenset({"push"})
 _PHASES = {Result.OK: Phase.OK, Result.UNKNOWN: Phase.UNKNOWN, Result.CANCELLED: Phase.CANCELLED}
 
 
@@ -205,7 +207,12 @@ class Walk:
         return done
 
     def _order(self, operation: Operation, secrets: SecretSource) -> Order:
-        resolved = {name: resolve(value, self.outputs, secrets) for name, value in operation.inputs.items()}
+        left_out = _TAKEN_BY_PUSH if operation.action is not Action.PUSH else frozenset()
+        resolved = {
+            name: resolve(value, self.outputs, secrets)
+            for name, value in operation.inputs.items()
+            if operation.kind != "Image" or name not in left_out
+        }
         inputs = self.normalise(operation.kind, resolved)
         target = self.targets[operation.place]
         hidden: set[str] = set()

@@ -26,9 +26,9 @@ from bayplan.targets.identity import PlaceKey
 from bayplan.targets.model import ImageResolver, Sight
 
 if TYPE_CHECKING:
-    from bayplan.build import Builder
-    from bayplan.registry import Registry
-    from bayplan.runtime import Runtime
+    from bayplan.build.builder import Builder
+    from bayplan.registry.registry import Registry
+    from bayplan.runtime.containers import Runtime
 
 
 class EmbeddedPlace:
@@ -49,13 +49,13 @@ class EmbeddedPlace:
 
     @cached_property
     def _runtime(self) -> Runtime:
-        from bayplan.runtime import Runtime
+        from bayplan.runtime.containers import Runtime
 
         return Runtime(self._root)
 
     @cached_property
     def _registry(self) -> Registry:
-        from bayplan.registry import Registry
+        from bayplan.registry.registry import Registry
 
         return Registry(self._root, store=self._store)
 
@@ -80,10 +80,10 @@ class EmbeddedPlace:
         return VolumeGround(self.place, self._runtime)
 
     def _builder(self, resolve: Callable[[str], Digest]) -> Builder:
-        from bayplan.build import Builder
-        from bayplan.runtime.steps import Steps
+        from bayplan.build.builder import Builder
+        from bayplan.runtime.steps import OciStepRunner
 
-        return Builder(self._root, Steps(self._root), resolve)
+        return Builder(self._root, OciStepRunner(self._root), resolve)
 
     def declare(self, registries: Mapping[str, Mapping[str, Value]]) -> None:
         """What the definitions say of registries: the address the embedded one goes by, which ones are insecure."""

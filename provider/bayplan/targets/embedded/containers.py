@@ -17,7 +17,7 @@ from bayplan.oci.digest import Digest
 from bayplan.oci.image import Image
 from bayplan.oci.store import Store
 from bayplan.plan.model import FOLLOWS, Action, Desired, Observed, Redacted, Role, Value
-from bayplan.runtime import Runtime
+from bayplan.runtime.containers import Runtime
 from bayplan.runtime.container import Container, State
 from bayplan.runtime.spec import ContainerSpec, Port, RestartPolicy
 from bayplan.targets import identity

@@ -13,16 +13,16 @@ from bayplan.oci.unpacked import Unpacked
 
 def referrers(root: Root) -> list[Referrer]:
     """Names of the host, containers, repositories, the build cache."""
-    from bayplan.build import BuildCache
-    from bayplan.registry import Registry
-    from bayplan.runtime import Runtime
+    from bayplan.build.cache import BuildCache
+    from bayplan.registry.registry import Registry
+    from bayplan.runtime.containers import Runtime
 
     store = Store(root)
 
     def containers() -> Iterable[Digest]:
         return [Digest.parse(one) for one in Runtime(root).references()]
 
-    return [Names(root).references, containers, Registry(root, store=store).references, BuildCache(root).references]
+    return [Names(root).references, containers, Registry(root, store=store).references, BuildCache(root.path / "build").references]
 
 
 def collect(root: Root, store: Store) -> Collected:

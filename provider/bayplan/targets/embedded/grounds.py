@@ -8,7 +8,7 @@ from contextlib import suppress
 from bayplan.errors import BayplanError
 from bayplan.execute.port import Order, Outcome, Stale
 from bayplan.plan.model import FOLLOWS, Action, Observed, Value
-from bayplan.runtime import Runtime
+from bayplan.runtime.containers import Runtime
 from bayplan.runtime.net import Network
 from bayplan.runtime.volumes import Volume
 from bayplan.targets import identity

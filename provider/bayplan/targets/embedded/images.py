@@ -29,7 +29,8 @@ from bayplan.targets.embedded.repositories import INTERNAL, Repositories
 from bayplan.targets.model import ImageResolver
 
 if TYPE_CHECKING:
-    from bayplan.build import Builder, BuildForecast, BuildSpec
+    from bayplan.build.builder import Builder
+    from bayplan.build.spec import BuildForecast, BuildSpec
 
 _KEY = identity.PREFIX + "key"
 _TAG = "current"
@@ -260,7 +261,7 @@ class Images:
             raise Stale(order.operation.address, "the image is not what it was")
 
     def _build(self, order: Order, feedback: Feedback) -> tuple[Digest, str, str]:
-        from bayplan.build import BuildEvent, BuildEventKind
+        from bayplan.build.spec import BuildEvent, BuildEventKind
 
         def told(event: BuildEvent) -> None:
             if feedback.cancelled:
@@ -392,7 +393,7 @@ def _unresolved(name: str) -> Digest:
 
 def build_spec(value: Mapping[str, Value], *, no_cache: bool = False) -> BuildSpec:
     """A build in the build core's words."""
-    from bayplan.build import BuildSpec
+    from bayplan.build.spec import BuildSpec
 
     dockerfile = value.get("dockerfile")
     return BuildSpec(

@@ -14,7 +14,7 @@ from bayplan.execute.port import Order, Outcome, Stale
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.plan.model import FOLLOWS, Action, Observed, Value
-from bayplan.registry import Registry
+from bayplan.registry.registry import Registry
 from bayplan.registry.model import Repository, TagMutability
 from bayplan.targets import identity
 
