@@ -348,7 +348,7 @@ class Images:
             raise Stale(order.operation.address, "the image is gone")
         name = ImageName.parse(str(order.inputs["push"][int(order.operation.detail["index"])]))
         if self._repositories.holds(name):
-            self._repositories.push(name, own.digest)
+            self._repositories.push(name, own.digest, order.stack)
         else:
             feedback.progress(f"to {name.familiar()}")
             self._remotes.push(self._store, own.digest, name)

@@ -7,6 +7,7 @@ what other clients pull from ``bayplan registry serve``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from bayplan.errors import BayplanError
@@ -80,7 +81,7 @@ class Repositories:
         if operation.action is Action.DELETE:
             if found is not None:
                 self._check(order, found)
-                self._registry.delete_repository(found.name, force=found.labels.get(_FORCE) == "true")
+                self._delete(found)
             return Outcome(gone=not operation.detail.get("leftover"))
         if found is None:
             raise Stale(operation.address, "the repository is gone")
@@ -88,13 +89,16 @@ class Repositories:
         if operation.action is Action.REPLACE:
             made = self._create(order, name)
             if not operation.detail.get("keeps_old"):
-                self._registry.delete_repository(found.name, force=found.labels.get(_FORCE) == "true")
+                self._delete(found)
             return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
         made = self._registry.update_repository(
             found.name,
             mutability=TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE")),
             tags=order.inputs.get("tags") or {},
-            labels=self._labels(order, found.labels.get(identity.UID, order.uid)),
+            labels={
+                **self._labels(order, found.labels.get(identity.UID, order.uid)),
+                **{name: found.labels[name] for name in (_PUSHED,) if name in found.labels},
+            },
         )
         return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
 
@@ -135,9 +139,30 @@ class Repositories:
                 return None
             raise
 
-    def push(self, name: ImageName, digest: Digest) -> None:
-        """A push within the root: one manifest write, no copy."""
+    def push(self, name: ImageName, digest: Digest, stack: str) -> None:
+        """A push within the root: one manifest write, no copy. The repository notes what its own stack pushed."""
+        found = self._registry.describe(name.repository)
+        pushed = _pushed(found)
+        if found.labels.get(identity.STACK) == stack and str(digest) not in pushed:
+            labels = {**found.labels, _PUSHED: json.dumps([*pushed, str(digest)][-_REMEMBERED:])}
+            self._registry.update_repository(found.name, labels=labels)
         self._registry.push_local(name.repository, name.tag or "latest", digest)
+
+    def _delete(self, found: Repository) -> None:
+        """Images that the stack pushed itself go with their repository; anybody else's need ``force_delete``."""
+        force = found.labels.get(_FORCE) == "true"
+        if not force:
+            ours = set(_pushed(found))
+            force = all(str(tag.digest) in ours for tag in self._registry.tags(found.name))
+        self._registry.delete_repository(found.name, force=force)
 
 
 _FORCE = identity.PREFIX + "force-delete"
+_PUSHED = identity.PREFIX + "pushed"
+_REMEMBERED = 1000
+
+
+def _pushed(found: Repository) -> list[str]:
+    """The digests that the repository's own stack pushed, newest last."""
+    loaded = json.loads(found.labels.get(_PUSHED, "[]"))
+    return [str(one) for one in loaded]
