@@ -66,7 +66,7 @@ def look(
         forecasts=predicted,
         remotes=remotes,
         problems=problems,
-        warnings=tuple(warning for sight in sights for warning in sight.warnings),
+        warnings=tuple(warning for sight in sights for warning in sight.warnings) if forecasts else (),
         looked_at=sum(sight.looked_at for sight in sights),
         calls=sum(sight.calls for sight in sights),
     )
