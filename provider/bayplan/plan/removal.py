@@ -123,8 +123,11 @@ def clear_grounds(board: Board, edges: Mapping[str, Sequence[str]], going: Mappi
 def _evict(board: Board, grounds: Sequence[Draft], drafts: Sequence[Draft]) -> None:
     """Let ``grounds`` wait until the users that ``drafts`` are about are off them."""
     for draft in drafts:
+        apart = [one for one in draft.after if one.address == draft.address and one.action is Action.DELETE]
         if draft.action is Action.DELETE:
             waits_for = [draft]
+        elif draft.action is Action.CREATE and apart:
+            waits_for = apart
         elif draft.action is Action.REPLACE and draft.kind == "Container":
             comes_after = any(_leads_to(draft, ground, {}) for ground in grounds)
             waits_for = [_take_apart(board, draft)] if comes_after else [draft]
