@@ -44,6 +44,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Tests must not make the machine's own key.
+        os.environ["BAYPLAN_HOST_KEY"] = str(folder / "host.key")
         self.root = Root.at(folder / "root").ensure()
         self.runtime = Runtime(self.root)
         self.store = Store(self.root)

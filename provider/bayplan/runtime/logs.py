@@ -121,30 +121,44 @@ class _Followed:
         self._rest = b""
 
     def lines(self) -> Iterator[LogLine]:
-        """What came since the last call. A file that was replaced is read to its end before the new one is opened."""
+        """What came since the last call. A file that was rotated away is read to its end, then the next younger one."""
         while True:
-            if self._descriptor < 0:
-                try:
-                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    return
-            replaced = self._replaced()
+            if self._descriptor < 0 and not self._open(self._path):
+                return
+            younger = self._younger()
             while chunk := os.read(self._descriptor, 1 << 16):
                 *whole, self._rest = (self._rest + chunk).split(b"\n")
                 for raw in whole:
                     line = parse(raw)
                     if line is not None:
                         yield line
-            if not replaced:
+            if younger is None:
                 return
-            self.close()
-            self._rest = b""
+            held = self._descriptor
+            if self._open(younger):
+                os.close(held)
 
-    def _replaced(self) -> bool:
+    def _open(self, path: Path) -> bool:
         try:
-            return not os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        self._rest = b""
+        return True
+
+    def _younger(self) -> Path | None:
+        """The file after the one that is open, by where that one lies now; None when it is the youngest."""
+        mine = os.fstat(self._descriptor)
+        numbered = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, KEPT + 1)]
+        chain = [self._path, *numbered]  # youngest first
+        for position, path in enumerate(chain):
+            try:
+                if os.path.samestat(path.stat(), mine):
+                    return chain[position - 1] if position else None
+            except FileNotFoundError:
+                if path == self._path:
+                    return None  # renamed an instant ago; the new one is not there yet
+        return numbered[-1] if mine.st_nlink == 0 and numbered[-1].exists() else None
 
     def close(self) -> None:
         if self._descriptor >= 0:
