@@ -1,8 +1,8 @@
 """What differs from the build before: the first instruction, and the first file that made it differ.
 
 A finished build is recorded as one row for each FROM and instruction, with a digest of what that one alone depends on (not
-what is below it), so that the first row that differs is the cause and everything behind it merely follows. For a COPY from the
-context, the list of its files is kept too, by its digest, once for all builds that read the same.
+what is below it), so that the first row that differs is the cause and everything behind it merely follows. For a COPY from
+the context, the list of its files is kept too, by its digest, once for all builds that read the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bayplan.build.context import ContextDigests
 from bayplan.build.keys import KeyedStep, Keys, foundation_key
 from bayplan.build.planning import Planner, StagePlan
 from bayplan.build.selection import Selection, entry_digest_parts
+from bayplan.build.steps import CopyStep, RunStep
 from bayplan.build.trees import Kind
 from bayplan.errors import Where
 
@@ -64,12 +65,24 @@ def difference(old: Sequence[StepReads], new: Sequence[Row], cache: BuildCache, 
             known = cache.reads(before.reads)
             if known:
                 return _files(now, known, listing(selection, digests))
-        return Difference(now, "changed" if before.text == now.reads.text else _edited(before, now, old, new))
+        return Difference(
+            now, _same_words(now.keyed) if before.text == now.reads.text else _edited(before, now, old, new)
+        )
     if len(new) > len(old):
         return Difference(new[len(old)], "is new")
     if len(new) < len(old):
         return Difference(new[-1], "is the last instruction now")
     return Difference(None, "")
+
+
+def _same_words(keyed: KeyedStep) -> str:
+    """How a step differs whose text is the same and whose files of the context are not known."""
+    files = keyed.step.files
+    if isinstance(files, RunStep):
+        return "sees other values now"
+    if isinstance(files, CopyStep) and files.origin.image:
+        return "copies from another image now"
+    return "changed"
 
 
 def _edited(before: StepReads, now: Row, old: Sequence[StepReads], new: Sequence[Row]) -> str:

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from bayplan.build.patterns import BadPattern, PathFilter, ignore_lines
 from bayplan.build.selection import Selection
-from bayplan.build.trees import Kind, Node, read_link
+from bayplan.build.trees import Kind, Node, read_link, stamp_of
 from bayplan.build.writing import write_whole
 from bayplan.errors import BayplanError, Where
 from bayplan.oci.fingerprint import Fingerprints
@@ -60,12 +60,6 @@ class ContextTree:
     def path(self, path: str) -> str:
         """The host path of an entry."""
         return f"{self._top}/{path}"
-
-    def check(self, name: str, file: BinaryIO, stamp: tuple[int, ...]) -> None:
-        """Make sure that an open file is still the one that was hashed. Raises BayplanError ``file-changed``."""
-        if stamp_of(os.fstat(file.fileno())) != stamp:
-            hint = "run the command again when it is at rest"
-            raise BayplanError("file-changed", f"{name} changed while it was read", hint=hint)
 
     def _reaches(self, path: str) -> bool:
         """True where every component of ``path`` is a directory of the context (a link is none)."""
@@ -107,17 +101,12 @@ class ContextTree:
 def _node(info: os.stat_result, path: str) -> Node | None:
     mode = info.st_mode
     if stat.S_ISREG(mode):
-        stamp = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        stamp = stamp_of(info)
         permissions = 0o755 if mode & 0o100 else 0o644
         return Node(Kind.FILE, permissions, 0, 0, info.st_size, int(info.st_mtime), "", stamp)
     if stat.S_ISLNK(mode):
         return Node(Kind.LINK, 0o777, mtime=int(info.st_mtime), link=read_link(path))
     return None if stat.S_ISSOCK(mode) else Node(Kind.OTHER, mode & 0o777)
-
-
-def stamp_of(info: os.stat_result) -> tuple[int, ...]:
-    """The stamp of an open file, to compare with its :class:`Node`'s."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def open_context(context: Path, dockerfile: Path) -> ContextTree:

@@ -35,7 +35,7 @@ from bayplan.build.port import StepMount, StepRunner
 from bayplan.build.scratch import Scratch
 from bayplan.build.selection import Selection, select
 from bayplan.build.steps import CopyStep, Mounted, Origin, RunStep, Step, WorkdirStep
-from bayplan.build.trees import Tree
+from bayplan.build.trees import Tree, check_stamp
 from bayplan.errors import BayplanError
 from bayplan.oci.image import Layer
 from bayplan.oci.layer import LayerWriter, pack_upper
@@ -205,11 +205,9 @@ class StageBuilder:
             for each in placed:
                 if each.open is not None:
                     with each.open() as file:
-                        if each.stamp:
-                            self._shop.context.check(each.entry.name, file, each.stamp)
+                        check_stamp(each.entry.name, file, each.stamp)
                         writer.add(each.entry, file)
-                        if each.stamp:
-                            self._shop.context.check(each.entry.name, file, each.stamp)
+                        check_stamp(each.entry.name, file, each.stamp)
                 elif each.stream is not None:
                     writer.add(each.entry, cast("BinaryIO", each.stream))
                 else:

@@ -1,8 +1,8 @@
 """Where copied files land: a selection + the tree below -> the entries of a layer.
 
 A layer is written straight from the sources; no root file system is made for a COPY. So what a copy into a mounted tree
-would meet has to be looked up: the destination is followed through the links of the image below (``/bin`` may be ``usr/bin``), and
-each directory on the way stands in the layer with the attributes it has below, because in a stack of layers the topmost
+would meet has to be looked up: the destination is followed through the links of the image below (``/bin`` may be
+``usr/bin``), and each directory on the way stands in the layer with the attributes it has below, because in a stack of layers the topmost
 one decides about a directory's mode and owner.
 
 Like BuildKit: an existing destination keeps its attributes, directories inside take the source's, a file is never
@@ -143,6 +143,7 @@ class Placing:
                 archive = open_archive(file)
                 if archive is not None:
                     yield from self._unpacked(archive, dest)
+                    trees.check_stamp(path, file, node.stamp)
                     return
         target = self._target(dest, picked.name, into)
         yield from self._directories(target.rpartition("/")[0])
@@ -273,7 +274,8 @@ class Placing:
         uid, gid = self._chown or (node.uid, node.gid)
         mode = self._chmod.apply(node) if self._chmod and node.kind is not Kind.LINK else node.mode
         mtime = node.mtime if self._epoch is None else self._epoch
-        self._sight.placed[target] = node._replace(mode=mode, uid=uid, gid=gid, mtime=mtime)
+        # Without its stamp: that belongs to the source, and a later stage may copy from this layer.
+        self._sight.placed[target] = node._replace(mode=mode, uid=uid, gid=gid, mtime=mtime, stamp=())
         if unpacked is not None:
             entry = replace(unpacked, name=target, link=link, uid=uid, gid=gid, mode=mode)
             if self._epoch is not None:

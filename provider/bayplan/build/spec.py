@@ -115,7 +115,7 @@ class BuildForecast:
     def cause(self) -> str:
         """One line for a plan: ``COPY . . (app/Dockerfile:5) reads app/server.js, which changed; 2 of 7 steps run ...``."""
         total = sum(step.layer for step in self.steps)
-        counted = f"{self.runs} of {total} steps run again" if total != 1 else f"{self.runs} of 1 step runs again"
+        counted = f"{self.runs} of {total} steps run again"
         step = self.changed_step
         if step is None:
             return counted if self.runs else "every step is cached"

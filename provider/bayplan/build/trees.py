@@ -135,3 +135,15 @@ def normal(path: str) -> str:
 def read_link(path: str) -> str:
     """A link's text exactly as it stands (Path.readlink would tidy it, and the image would differ from its source)."""
     return os.readlink(path)
+
+
+def stamp_of(info: os.stat_result) -> tuple[int, ...]:
+    """What changes whenever a file's content may have changed."""
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def check_stamp(name: str, file: BinaryIO, stamp: tuple[int, ...]) -> None:
+    """Make sure that an open file is still the one that was hashed. Raises BayplanError ``file-changed``."""
+    if stamp and stamp_of(os.fstat(file.fileno())) != stamp:
+        hint = "run the command again when it is at rest"
+        raise BayplanError("file-changed", f"{name} changed while it was read", hint=hint)
