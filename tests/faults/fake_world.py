@@ -146,7 +146,9 @@ class FakePlace:
     def bases(self, desired: Desired) -> Sequence[str]:
         return tuple(desired.properties["build"].get("bases", ()))
 
-    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast | None:
+    def forecast(
+        self, stack: str, desired: Desired, observed: Observed | None, resolve: ImageResolver
+    ) -> Forecast | None:
         if desired.kind == "Repository":
             return Forecast(key="", outputs={"uri": f"registry.internal/{desired.name}", "name": desired.name})
         bases = [resolve(name) for name in self.bases(desired)]
@@ -299,7 +301,7 @@ class FakePlace:
 
     def _build(self, order: Order) -> Outcome:
         desired = Desired(order.operation.address, "Image", "", self.place, order.inputs)
-        forecast = self.forecast(desired, None, lambda name: self.resolve_image(name, "missing"))
+        forecast = self.forecast(order.stack, desired, None, lambda name: self.resolve_image(name, "missing"))
         assert forecast is not None
         assert forecast.key, "a base is missing although its operation came first"
         old = next((t for t in self.world.things.values() if t.address == order.operation.address), None)

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print(arguments, {"state": told}, told + "\n")
         return 0
     rows = {row.address: row for row in state.recorded().values()}
+    document: list[dict[str, Any]]
     if arguments.verb == "list":
         document = [{"address": row.address, "id": row.id, "place": row.place} for row in rows.values()]
         text = "".join(f"{row.address:<32} {row.id}\n" for row in sorted(rows.values(), key=lambda row: row.address))

@@ -41,10 +41,10 @@ def look(
     remotes: dict[str, str | None] = {}
     if forecasts:
         tags = declared_tags(definitions)
-        predicted = _forecast(desired, places, objects, tags)
+        predicted = _forecast(definitions.stack, desired, places, objects, tags)
         for address, one in desired.items():
             if one.kind == "Repository":
-                expected = places[one.place].forecast(one, current(objects, address), lambda _: None)
+                expected = places[one.place].forecast(definitions.stack, one, current(objects, address), lambda _: None)
                 if expected is not None:
                     predicted[address] = expected
         remotes = _remotes(desired, places, objects, predicted)
@@ -97,6 +97,7 @@ def current(objects: Mapping[str, tuple[Observed, ...]], address: str) -> Observ
 
 
 def _forecast(
+    stack: str,
     desired: dict[str, Desired],
     places: Mapping[str, Place],
     objects: Mapping[str, tuple[Observed, ...]],
@@ -140,7 +141,7 @@ def _forecast(
             return found
 
         try:
-            done[address] = places[one.place].forecast(one, current(objects, address), meaning) or Forecast(key="")
+            done[address] = places[one.place].forecast(stack, one, current(objects, address), meaning) or Forecast(key="")
         except BayplanError as error:
             done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
 

@@ -46,7 +46,9 @@ class Place(Target, Protocol):
         """The image names that the definition of an Image stands on (``FROM``), as written."""
         ...
 
-    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast | None:
+    def forecast(
+        self, stack: str, desired: Desired, observed: Observed | None, resolve: ImageResolver
+    ) -> Forecast | None:
         """What a definition would give, read without effect: an Image's content, a Repository's uri; None: nothing."""
         ...
 

@@ -113,6 +113,13 @@ class Networks:
             if state.records:
                 self._records.save(state)
 
+    def relabel(self, name: str, labels: Mapping[str, str]) -> Network:
+        """Give a network other labels, durably. Raises unknown-network."""
+        with self._changing():
+            made = replace(self._need(name), labels=dict(labels))
+            self._records.define(made)
+        return made
+
     def get(self, name: str) -> Network | None:
         return self._records.definition(name)
 

@@ -176,9 +176,11 @@ class EmbeddedPlace:
     def bases(self, desired: Desired) -> Sequence[str]:
         return self._images.bases(desired)
 
-    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast | None:
+    def forecast(
+        self, stack: str, desired: Desired, observed: Observed | None, resolve: ImageResolver
+    ) -> Forecast | None:
         if desired.kind == "Image":
-            return self._images.forecast(desired, observed, resolve)
+            return self._images.forecast(desired, observed, resolve, stack)
         if desired.kind == "Repository":
             return Forecast(key="", outputs=self._repositories.outputs(desired.name))
         return None
@@ -239,7 +241,7 @@ class EmbeddedPlace:
         return self._repositories.perform(order)
 
     def relabel(self, observed: Observed, stack: str, address: str) -> None:
-        sources = {
+        sources: Mapping[str, Containers | NetworkGround | VolumeGround | Images | Repositories] = {
             "Container": self._containers,
             "Network": self._networks,
             "Volume": self._volumes,

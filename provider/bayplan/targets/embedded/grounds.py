@@ -46,7 +46,7 @@ class NetworkGround:
             hash=identity.object_hash(one.id, fields),
             defaults=defaults,
             recorded=identity.recorded(one.labels),
-            outputs={"name": one.name, "id": one.id, "subnet": str(one.subnet)},
+            outputs=_told(one, "").outputs,
             name=one.name,
         )
 
@@ -58,25 +58,26 @@ class NetworkGround:
                 _check(order, self._seen(found))
                 self._networks.remove(found.name)
             return Outcome(gone=not operation.detail.get("leftover"))
-        if operation.action is Action.REPLACE:
+        labels = {
+            **(order.inputs.get("labels") or {}),
+            **identity.labels(order.stack, operation.address, order.uid, order.fields),
+        }
+        if operation.action in (Action.REPLACE, Action.UPDATE):
             old = self._by_id(operation.id)
             if old is None:
                 raise Stale(operation.address, "the network is gone")
             _check(order, self._seen(old))
+            if operation.action is Action.UPDATE:
+                return _told(self._networks.relabel(old.name, labels), order.uid)
             if old.name == operation.detail["name"]:
                 self._networks.remove(old.name)
         made = self._networks.create(
             str(operation.detail["name"]),
-            labels={
-                **(order.inputs.get("labels") or {}),
-                **identity.labels(order.stack, operation.address, order.uid, order.fields),
-            },
+            labels=labels,
             internal=bool(order.inputs.get("internal", False)),
             subnet=order.inputs.get("subnet"),
         )
-        return Outcome(
-            uid=order.uid, id=made.id, outputs={"name": made.name, "id": made.id, "subnet": str(made.subnet)}
-        )
+        return _told(made, order.uid)
 
     def _by_id(self, id_: str) -> Network | None:
         return next((one for one in self._networks.list() if one.id == id_), None)
@@ -160,6 +161,10 @@ class VolumeGround:
             if stack:
                 labels.update(identity.labels(stack, address, observed.uid, observed.recorded))
             self._volumes.relabel(observed.id, labels)
+
+
+def _told(one: Network, uid: str) -> Outcome:
+    return Outcome(uid=uid, id=one.id, outputs={"name": one.name, "id": one.id, "subnet": str(one.subnet)})
 
 
 def _gone(observed: Observed) -> Volume:

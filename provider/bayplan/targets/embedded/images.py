@@ -154,13 +154,13 @@ class Images:
             return ()
         return self._builder(_unresolved).bases(build_spec(desired.properties["build"]))
 
-    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast:
+    def forecast(self, desired: Desired, observed: Observed | None, resolve: ImageResolver, stack: str) -> Forecast:
         """What the definition would give, without effect."""
         if "rootfs" in desired.properties:
             return self._forecast_rootfs(desired, observed)
         if "copy" in desired.properties:
             return self._forecast_copy(desired, observed)
-        return self._forecast_build(desired, observed, resolve)
+        return self._forecast_build(desired, observed, resolve, stack)
 
     def _forecast_rootfs(self, desired: Desired, observed: Observed | None) -> Forecast:
         source = Path(desired.properties["rootfs"])
@@ -194,7 +194,9 @@ class Images:
         """What a ``copy`` refers to, where it comes from."""
         return self._repositories.digest(name) if self._repositories.holds(name) else self._remotes.resolve(name)
 
-    def _forecast_build(self, desired: Desired, observed: Observed | None, resolve: ImageResolver) -> Forecast:
+    def _forecast_build(
+        self, desired: Desired, observed: Observed | None, resolve: ImageResolver, stack: str
+    ) -> Forecast:
         spec = build_spec(desired.properties["build"])
         unknown: list[str] = []
 
@@ -212,12 +214,12 @@ class Images:
             found = builder.forecast(spec, self._previous(observed))
         except _Unknown:
             return Forecast(key="", cause=f"its base {unknown[0]} is made first", where=desired.where)
-        outputs = None
+        outputs: Mapping[str, Value] | None = None
         if found.digest is not None:
             tags = [
                 ImageName.parse(tag).familiar() for tag in desired.properties.get("tags") or () if isinstance(tag, str)
             ]
-            outputs = self._outputs(found.digest, sorted(tags), own_name(desired.address, ""))
+            outputs = self._outputs(found.digest, sorted(tags), own_name(desired.address, stack))
             if observed is not None and observed.fields["key"] == found.key:
                 outputs = observed.outputs
         where = found.changed_step.where if found.changed_step is not None else None
