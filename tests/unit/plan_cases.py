@@ -208,8 +208,8 @@ def _desired(address: str, body: dict[str, Any]) -> Desired:
             own.get("$lifecycle", {}).get("prevent_destroy", False),
             frozenset(own.get("$lifecycle", {}).get("ignore_changes", ())),
         ),
-        where=Where("bayplan.yaml", line, 3),
         positions={
+            "": Where("bayplan.yaml", line, 3),
             **{name: Where("bayplan.yaml", lines.get(name, line), 5) for name in given},
             **({"lifecycle": Where("bayplan.yaml", lines["lifecycle"], 5)} if "lifecycle" in lines else {}),
         },

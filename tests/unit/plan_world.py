@@ -189,7 +189,6 @@ class ModelWorld:
         assert target is not None
         name = str(operation.detail["name"])
         if operation.detail.get("keeps_old"):
-            self._swap(target, replace(target, role=Role.ASIDE, name=f"{target.name}.aside"))
             return self._make(operation, inputs)
         if operation.kind != "Container":
             assert not self._users(target), "replaced under its users"

@@ -31,13 +31,15 @@ def declare(address: str, place: str = HOME, depends_on: dict[str, str] | None =
 def stacks(draw: st.DrawFn, place: str = HOME) -> dict[str, Desired]:
     """A stack of a few resources with references between them, in any order of declaration."""
     found: list[Desired] = []
+    more: dict[str, Any]
     networks = draw(st.lists(st.sampled_from("mn"), unique=True))
     for name in networks:
-        subnet = {"subnet": "10.9.0.0/24"} if draw(st.booleans()) and name == "m" else {}
-        found.append(declare(f"Network.{name}", place, internal=draw(st.booleans()), **subnet))
+        more = {"name": f"net-{name}"} if draw(st.booleans()) else {}
+        found.append(declare(f"Network.{name}", place, internal=draw(st.booleans()), **more))
     volumes = draw(st.lists(st.sampled_from("uv"), unique=True))
     for name in volumes:
-        found.append(declare(f"Volume.{name}", place, labels=draw(_labels)))
+        more = {"name": draw(st.sampled_from(["data", "store"]))} if name == "u" else {}
+        found.append(declare(f"Volume.{name}", place, labels=draw(_labels), **more))
     repositories = draw(st.lists(st.sampled_from("rs"), unique=True))
     for name in repositories:
         mutability = draw(st.sampled_from(["MUTABLE", "IMMUTABLE"]))
@@ -52,7 +54,7 @@ def stacks(draw: st.DrawFn, place: str = HOME) -> dict[str, Desired]:
     ports = draw(st.permutations([8080, 8081, 8082]))
     containers = draw(st.lists(st.sampled_from("abc"), unique=True))
     for index, name in enumerate(containers):
-        more: dict[str, Any] = {}
+        more = {}
         source = draw(st.sampled_from([*images, None]))
         more["image"] = f"${{Image.{source}.ref}}" if source else f"web@sha256:{draw(st.sampled_from('12')):0<64}"
         if networks and draw(st.booleans()):
@@ -173,7 +175,7 @@ def test_a_plan_that_stopped_half_way_is_finished_by_the_next(
     plan = world.plan(second)
     world.apply(plan, until=int(len(plan.operations) * share))
     _settle(world, second, state=state)
-    assert {one.address for one in world.objects} == set(second)
+    assert sorted(one.address for one in world.objects) == sorted(second)
 
 
 @seed(5)

@@ -12,8 +12,10 @@ An apply may die anywhere between making the next object and removing the last. 
   resource: where it agrees with what is declared it takes its name back, else it is what gets replaced. A *next* one beside
   it is removed, as above.
 * *next* alone: somebody removed the rest. It is removed, and the resource made new.
-* Two that claim to be *current*: the recorded one stays, else the one of the lowest uid; the other goes. Of a Volume or a
-  Repository neither goes: what they hold is not ours to judge, and the plan names them as a problem.
+* Two that claim to be *current*: the one that bears the declared name stays, else the recorded one, else the one of the
+  lowest uid; the other goes. (A network or volume that is given another name has two for a while: the new one is made, the
+  users move, the old one goes.) Of a Volume or a Repository neither goes where none has the declared name: what they hold
+  is not ours to judge, and the plan names them as a problem.
 
 Objects in another place than the declared one are a move: they go when the new object stands.
 """
@@ -52,21 +54,22 @@ def settle(objects: Sequence[Observed], one: Desired, recorded: Recorded | None)
     nexts = [(found, LEFT) for found in roles[Role.NEXT]]
     asides = [(found, LEFT) for found in roles[Role.ASIDE]]
     if roles[Role.CURRENT]:
-        current = _proven(roles[Role.CURRENT], recorded)
+        current = _proven(roles[Role.CURRENT], one, recorded)
         twins = [found for found in roles[Role.CURRENT] if found is not current]
-        if one.kind in _KEPT:
+        if one.kind in _KEPT and current.name != one.name:
             return Scene(current, first=tuple(nexts), last=tuple(asides), moved=moved, twins=tuple(twins))
         doubled = [(found, TWICE) for found in twins]
+        if one.kind != "Container":  # others may sit on them yet
+            return Scene(current, first=tuple(nexts), last=(*doubled, *asides), moved=moved)
         return Scene(current, first=(*doubled, *nexts), last=tuple(asides), moved=moved)
     if asides:
-        current = _proven(roles[Role.ASIDE], recorded)
+        current = _proven(roles[Role.ASIDE], one, recorded)
         others = [(found, cause) for found, cause in asides if found is not current]
         return Scene(current, restore=True, first=(*others, *nexts), moved=moved)
     return Scene(None, first=tuple(nexts), moved=moved)
 
 
-def _proven(objects: Sequence[Observed], recorded: Recorded | None) -> Observed:
-    """The object that the record knows, else the first."""
-    if recorded is not None:
-        return min(objects, key=lambda found: (found.uid != recorded.uid, found.id != recorded.id))
-    return objects[0]
+def _proven(objects: Sequence[Observed], one: Desired, recorded: Recorded | None) -> Observed:
+    """The object that has the declared name, else the one that the record knows, else the first."""
+    uid, id_ = (recorded.uid, recorded.id) if recorded is not None else ("", "")
+    return min(objects, key=lambda found: (found.name != one.name, found.uid != uid, found.id != id_))

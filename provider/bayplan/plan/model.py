@@ -101,7 +101,8 @@ class Desired:
 
     ``properties`` holds only declared properties, each normalised by its kind (sizes in bytes, durations in seconds,
     lists where the schema says list). ``place`` is the identity of the host or registry (``embedded:/var/lib/bayplan``).
-    ``positions`` gives the place of each declared property by name; ``""`` is the resource's own key.
+    ``positions`` gives the place of each declared property by name; ``""`` is the resource's own key. Looking one up may
+    cost a second reading of the file, so nobody does before there is something to tell.
     """
 
     address: str
@@ -111,8 +112,12 @@ class Desired:
     properties: Mapping[str, Value]
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
     lifecycle: Lifecycle = Lifecycle()
-    where: Where | None = None
     positions: Mapping[str, Where] = field(default_factory=dict)
+
+    @property
+    def where(self) -> Where | None:
+        """The place of the resource's own key; None where no file declares it."""
+        return self.positions.get("")
 
 
 @dataclass(frozen=True, slots=True)

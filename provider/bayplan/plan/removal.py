@@ -110,8 +110,7 @@ def clear_grounds(board: Board, edges: Mapping[str, Sequence[str]], going: Mappi
         return own + [draft for user in users.get(address, ()) for draft in leaving(board, going, user)]
 
     for address, old in kept.items():
-        if old is None or not any(leaving(board, going, user) for user in users.get(address, ())):
-            continue
+        assert old is not None
         for draft in board.decisions[address].drafts:
             draft.detail["keeps_old"] = True
             draft.note = "; ".join(filter(None, ("the old one goes when its users have moved", draft.note)))

@@ -222,7 +222,7 @@ def _replace(
     detail = _made(one)
     note = LOST.get(one.kind, "")
     if one.kind in GROUND:
-        decision.crowded = _crowded(one, changes)
+        decision.crowded = _crowded(changes)
         decision.kept = None if decision.crowded else current
     elif one.kind == "Container":
         held = containers.obstacle(one, filled, current, declared_name=name_declared(board.stack, one))
@@ -256,15 +256,12 @@ def _replace(
     )
 
 
-def _crowded(one: Desired, changes: Sequence[Change]) -> bool:
-    """Whether the old and the new object cannot stand side by side, so that users have to go first."""
-    moving = {change.field for change in changes}
-    if "name" in moving:
-        return False
-    if one.kind == "Volume" or not one.place.startswith("embedded:"):
-        return True  # one name, one object
-    # Two networks of one range cannot be: the new one would be refused while the old one is there.
-    return bool(one.properties.get("subnet")) and "subnet" not in moving
+def _crowded(changes: Sequence[Change]) -> bool:
+    """Whether the old and the new object cannot stand side by side, so that users have to go first.
+
+    A place knows a network or a volume by its name, and it has one name to give, unless that is what changes.
+    """
+    return all(change.field != "name" for change in changes)
 
 
 def _make_way(
