@@ -2,7 +2,7 @@
 
 A container needs an image, and an image something to stand on. What every Debian has one package away is a static
 busybox: a copy of it in an image ``FROM scratch`` serves a page. So the first stack is a repository, an image and a
-container that answers on a port, with a health check and a volume, and shows the forms that a reader needs next.
+container that answers on a port, with a health check, and shows the forms that a reader needs next.
 """
 
 from __future__ import annotations
@@ -37,14 +37,10 @@ resources:
     build: {{ context: ./app }}
     push: ["${{Repository.app.uri}}:1.0"]
 
-  # A folder that outlives the container.
-  Volume.data: {{}}
-
   # Follows the image by its content: another page in app/ makes another container, which takes the port over.
   Container.app:
     image: ${{Image.app.ref}}
     ports: ["${{var.port}}:8080"]
-    volumes: ["${{Volume.data.name}}:/data"]
     restart: unless-stopped
     memory: 64m
     stop_signal: SIGKILL                # what serves the page here has nothing to save
