@@ -271,7 +271,7 @@ def test_limits_labels_and_policy_change_in_place(w: World) -> None:
     assert [container.name for container in w.runtime.list({"a": "2"})] == ["grows"]
     assert w.runtime.stats("grows").memory_limit == 96 << 20
     assert w.runtime.stats("grows").pids_limit == 30
-    w.runtime.update("grows", memory=None, pids_limit=None)
+    w.runtime.update("grows", memory=None, cpus=None, pids_limit=None)
     assert w.runtime.stats("grows").memory_limit is None
     assert w.runtime.stats("grows").pids_limit is None
     w.runtime.update("grows", memory=64 << 20)

@@ -158,6 +158,14 @@ def lift_pids_limit(cgroup: str) -> None:
         path.write_text("max")
 
 
+def lift_cpu_quota(cgroup: str) -> None:
+    """Let the group use the processors as it likes."""
+    for name, text in (("cpu.max", "max"), ("cpu.cfs_quota_us", "-1")):
+        path = folder(cgroup, "cpu") / name
+        if path.exists():
+            path.write_text(text)
+
+
 def _trees() -> Iterator[Path]:
     """The mounted hierarchies."""
     if cgroups_unified():

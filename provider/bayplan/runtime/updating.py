@@ -45,14 +45,11 @@ def update(
 
 
 def _apply(files: Files, runtime: OciRuntime, limits: bundle.Limits) -> None:
-    """Put the limits in force; -1 takes one away."""
-    resources: dict[str, Any] = {
-        "memory": {"limit": limits.memory if limits.memory is not None else -1},
-        "cpu": {
-            "quota": round(limits.cpus * bundle.CPU_PERIOD) if limits.cpus is not None else -1,
-            "period": bundle.CPU_PERIOD,
-        },
-    }
+    """Put the limits in force; -1 takes the memory's away, the others are lifted by hand: crun writes a -1 there that the
+    kernel refuses."""
+    resources: dict[str, Any] = {"memory": {"limit": limits.memory if limits.memory is not None else -1}}
+    if limits.cpus is not None:
+        resources["cpu"] = {"quota": round(limits.cpus * bundle.CPU_PERIOD), "period": bundle.CPU_PERIOD}
     if limits.pids is not None:
         resources["pids"] = {"limit": limits.pids}
     if limits.swap:
@@ -61,8 +58,10 @@ def _apply(files: Files, runtime: OciRuntime, limits: bundle.Limits) -> None:
     path.write_text(json.dumps(resources))
     try:
         runtime.call("update", "--resources", str(path), files.id)
+        if limits.cpus is None:
+            cgroup.lift_cpu_quota(files.cgroup)
         if limits.pids is None:
-            cgroup.lift_pids_limit(files.cgroup)  # crun writes -1 there, which the kernel refuses
+            cgroup.lift_pids_limit(files.cgroup)
     except BayplanError as error:
         raise BayplanError(
             "update-failed",
