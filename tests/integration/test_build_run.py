@@ -85,7 +85,8 @@ def test_mounts_show_what_they_should_and_leave_nothing(world: World) -> None:
         "FROM shell\n"
         "RUN --mount=type=bind,source=conf,target=/c cat /c/a > /bound; ls /c >> /bound\n"
         "RUN --mount=type=bind,from=made,source=/made,target=/m cat /m > /from\n"
-        "RUN --mount=type=cache,target=/cache,id=x,mode=0700,uid=5 date +%N >> /cache/n; wc -l < /cache/n > /count; ls -ld /cache\n"
+        "RUN --mount=type=cache,target=/cache,id=x,mode=0700,uid=5 "
+        "date +%N >> /cache/n; wc -l < /cache/n > /count; ls -ld /cache\n"
         "RUN --mount=type=tmpfs,target=/t touch /t/x\n"
     )
     first = world.build()
@@ -143,7 +144,8 @@ def test_independent_stages_run_at_the_same_time(world: World) -> None:
 
 def test_one_failing_stage_ends_the_others(world: World) -> None:
     world.shell(
-        "FROM shell AS a\nRUN for i in 1 2 3 4 5 6 7 8 9; do sleep 1; echo $i; done\nFROM shell AS b\nRUN sleep 0.2; exit 3\n"
+        "FROM shell AS a\nRUN for i in 1 2 3 4 5 6 7 8 9; do sleep 1; echo $i; done\n"
+        "FROM shell AS b\nRUN sleep 0.2; exit 3\n"
         "FROM scratch\nCOPY --from=a / /\nCOPY --from=b / /\n"
     )
     began = time.monotonic()

@@ -2,8 +2,8 @@
 
 A layer is written straight from the sources; no root file system is made for a COPY. So what a copy into a mounted tree
 would meet has to be looked up: the destination is followed through the links of the image below (``/bin`` may be
-``usr/bin``), and each directory on the way stands in the layer with the attributes it has below, because in a stack of layers the topmost
-one decides about a directory's mode and owner.
+``usr/bin``), and each directory on the way stands in the layer with the attributes it has below, because in a stack of
+layers the topmost one decides about a directory's mode and owner.
 
 Like BuildKit: an existing destination keeps its attributes, directories inside take the source's, a file is never
 put in the place of a directory. Unlike BuildKit, a source directory that meets a link to a directory goes through the link
