@@ -13,6 +13,7 @@ Every start of ``apply``, of ``destroy`` and of the agent calls it, and so may a
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,20 +102,19 @@ def _strangers(runtime: Runtime) -> list[str]:
         files = files_of(id)
         return not files.directory.exists() and not (id.startswith(steps.PREFIX) and steps.held(files))
 
-    live = runtime.root.run_dir / "live"
-    if live.exists():
-        for id in sorted(entry.name for entry in live.iterdir()):
-            if id != ".runtime" and orphan(id):
-                transitions.kill_helpers(id)
-                cgroup.destroy(files_of(id).cgroup)
-                close_live(runtime.root, files_of(id))
-                lines.append(f"container {id[:12]}: its live folder was left behind; removed")
-        drop_live(runtime.root)
-    parent = f"/bayplan-{runtime.root.hash}"
-    for id in cgroup.children(parent):
+    live, parent = runtime.root.run_dir / "live", f"/bayplan-{runtime.root.hash}"
+    folders = {entry.name for place in (live, live / ".runtime") if place.exists() for entry in place.iterdir()}
+    for id in sorted((folders | set(cgroup.children(parent))) - {".runtime"}):
         if orphan(id):
-            cgroup.destroy(f"{parent}/{id}")
-            lines.append(f"container {id[:12]}: its control group was left behind; removed")
+            files = files_of(id)
+            transitions.kill_helpers(id)
+            cgroup.destroy(files.cgroup)
+            shutil.rmtree(files.runtime_root / id, ignore_errors=True)
+            close_live(runtime.root, files)
+            lines.append(f"{_what(id)}: processes, groups or mounts were left behind; removed")
+    cgroup.drop_parent(f"{parent}/any")
+    if live.exists():
+        drop_live(runtime.root)
     for volume in runtime.volumes.list():
         if volume.anonymous and not files_of(volume.name.rpartition("-")[0]).directory.exists():
             runtime.volumes.remove(volume.name, runtime.definitions.volume_users())
@@ -125,6 +125,10 @@ def _strangers(runtime: Runtime) -> list[str]:
     lines.extend(f"container {id[:12]}: its network was left behind; removed" for id in done.detached)
     lines.extend(f"network: {what}" for what in done.repaired)
     return lines
+
+
+def _what(id: str) -> str:
+    return "a build step" if id.startswith(steps.PREFIX) else f"container {id[:12]}"
 
 
 def _has_network(files: Files) -> bool:
