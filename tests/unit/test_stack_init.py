@@ -20,7 +20,7 @@ def test_the_first_stack_loads_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "new/app/busybox").stat().st_mode & 0o777 == 0o755
     stack = load([tmp_path / "new" / "bayplan.yaml"], variables={}, variable_files=[], environ={})
     assert stack.name == "my.shop"
-    assert edges(stack)["Container.app"] == {"Image.app", "Volume.data"}
+    assert edges(stack)["Container.app"] == {"Image.app"}
     assert stack.outputs == {"url": "http://127.0.0.1:8080/"}
 
 
