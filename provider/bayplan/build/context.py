@@ -54,6 +54,11 @@ class ContextTree:
             return []
         return sorted(self._read(path))
 
+    def children(self, path: str) -> list[tuple[str, Node]]:
+        if path and not self._reaches(path):
+            return []
+        return sorted(self._read(path).items())
+
     def open(self, path: str) -> BinaryIO:
         return os.fdopen(os.open(f"{self._top}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
@@ -76,12 +81,13 @@ class ContextTree:
 
     def _scan(self, path: str) -> dict[str, Node]:
         prefix = f"{path}/" if path else ""
+        filtered = bool(self._ignored)
         out: dict[str, Node] = {}
         with os.scandir(f"{self._top}/{path}") as listing:
             for entry in listing:
                 relative = prefix + entry.name
+                excluded = filtered and self._ignored.excludes(relative)
                 info = entry.stat(follow_symlinks=False)
-                excluded = self._ignored and self._ignored.excludes(relative)
                 if stat.S_ISDIR(info.st_mode):
                     if excluded and (self._ignored.excludes_all_below(relative) or not self._scan_into(relative)):
                         continue
@@ -103,7 +109,7 @@ def _node(info: os.stat_result, path: str) -> Node | None:
     if stat.S_ISREG(mode):
         stamp = stamp_of(info)
         permissions = 0o755 if mode & 0o100 else 0o644
-        return Node(Kind.FILE, permissions, 0, 0, info.st_size, int(info.st_mtime), "", stamp)
+        return Node(Kind.FILE, permissions, 0, 0, info.st_size, int(info.st_mtime), "", stamp, info.st_ctime_ns)
     if stat.S_ISLNK(mode):
         return Node(Kind.LINK, 0o777, mtime=int(info.st_mtime), link=read_link(path))
     return None if stat.S_ISSOCK(mode) else Node(Kind.OTHER, mode & 0o777)
@@ -144,16 +150,17 @@ class ContextDigests:
         self._sums = _load(self._sums_path)
         self._began = time.time_ns()
         self._fresh: dict[str, str] = {}
+        self._contents: dict[str, bytes] = {}
 
     def of(self, selection: Selection) -> str:
         """The content digest of a selection of this context (hex). Raises BayplanError ``unreadable``."""
-        stamps = selection.digest(lambda _, node: repr(node.stamp).encode(), owners=False)
+        stamps = selection.digest(lambda _, node: node.stamp.encode(), owners=False)
         known = self._sums.get(stamps)
         if known:
             return known
         content = selection.digest(self.content, owners=False)
         self._sums[stamps] = content
-        newest = max((node.stamp[4] for _, node in selection.entries() if node.stamp), default=0)
+        newest = max((node.changed for _, node in selection.entries()), default=0)
         if newest < self._began - _CLOCK_STEP:
             self._fresh[stamps] = content
         return content
@@ -161,7 +168,10 @@ class ContextDigests:
     def content(self, path: str, node: Node) -> bytes:
         """The SHA-256 of one file. Raises BayplanError ``unreadable``."""
         del node
-        return bytes.fromhex(self._files.file(Path(self._tree.path(path))))
+        known = self._contents.get(path)
+        if known is None:
+            known = self._contents[path] = bytes.fromhex(self._files.file(Path(self._tree.path(path))))
+        return known
 
     def save(self) -> None:
         """Remember what was hashed. What cannot be written is only slower next time."""

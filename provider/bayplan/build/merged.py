@@ -193,6 +193,10 @@ class MergedTree:
                     seen[name] = layer.lookup(f"{path}/{name}" if path else name) is not _WHITEOUT
         return sorted(name for name, there in seen.items() if there)
 
+    def children(self, path: str) -> list[tuple[str, Node]]:
+        prefix = f"{path}/" if path else ""
+        return [(name, node) for name in self.names(path) if (node := self.lookup(prefix + name)) is not None]
+
     def open(self, path: str) -> BinaryIO:
         found = self._find(path)
         if found is None:

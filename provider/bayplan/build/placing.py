@@ -39,7 +39,7 @@ class Placed:
     entry: tar.Entry
     data: bytes | None = None
     open: Callable[[], BinaryIO] | None = None
-    stamp: tuple[int, ...] = ()
+    stamp: str = ""
     stream: tar.Content | None = None
 
 
@@ -65,6 +65,9 @@ class _Sight(Tree):
 
     def names(self, path: str) -> list[str]:
         return self._below.names(path)
+
+    def children(self, path: str) -> list[tuple[str, Node]]:
+        return self._below.children(path)
 
     def open(self, path: str) -> BinaryIO:
         return self._below.open(path)
@@ -275,7 +278,7 @@ class Placing:
         mode = self._chmod.apply(node) if self._chmod and node.kind is not Kind.LINK else node.mode
         mtime = node.mtime if self._epoch is None else self._epoch
         # Without its stamp: that belongs to the source, and a later stage may copy from this layer.
-        self._sight.placed[target] = node._replace(mode=mode, uid=uid, gid=gid, mtime=mtime, stamp=())
+        self._sight.placed[target] = node._replace(mode=mode, uid=uid, gid=gid, mtime=mtime, stamp="")
         if unpacked is not None:
             entry = replace(unpacked, name=target, link=link, uid=uid, gid=gid, mode=mode)
             if self._epoch is not None:

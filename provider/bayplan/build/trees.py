@@ -29,7 +29,8 @@ class Kind(StrEnum):
 class Node(NamedTuple):
     """What lstat says of one entry. ``mode`` holds the permission bits only; ``mtime`` whole Unix seconds.
 
-    ``stamp`` changes whenever the content may have changed (context only; see :mod:`bayplan.build.context`).
+    ``stamp`` changes whenever the content may have changed, ``changed`` is when the inode last did (nanoseconds); both are
+    known of the context alone (:mod:`bayplan.build.context`).
     """
 
     kind: Kind
@@ -39,7 +40,8 @@ class Node(NamedTuple):
     size: int = 0
     mtime: int = 0
     link: str = ""
-    stamp: tuple[int, ...] = ()
+    stamp: str = ""
+    changed: int = 0
 
 
 class Tree(Protocol):
@@ -51,6 +53,10 @@ class Tree(Protocol):
 
     def names(self, path: str) -> list[str]:
         """The names in a directory, sorted; empty where ``path`` is not one."""
+        ...
+
+    def children(self, path: str) -> list[tuple[str, Node]]:
+        """The entries of a directory, sorted by name; empty where ``path`` is not one."""
         ...
 
     def open(self, path: str) -> BinaryIO:
@@ -94,15 +100,12 @@ def walk(tree: Tree, path: str) -> Iterator[tuple[str, Node]]:
     while stack:
         where, relative = stack.pop()
         below: list[tuple[str, str]] = []
-        for name in tree.names(where):
-            full = f"{where}/{name}" if where else name
-            node = tree.lookup(full)
-            if node is None:
-                continue
-            short = f"{relative}/{name}" if relative else name
+        prefix = f"{relative}/" if relative else ""
+        for name, node in tree.children(where):
+            short = prefix + name
             yield short, node
             if node.kind is Kind.DIRECTORY:
-                below.append((full, short))
+                below.append((f"{where}/{name}" if where else name, short))
         stack.extend(reversed(below))
 
 
@@ -137,12 +140,12 @@ def read_link(path: str) -> str:
     return os.readlink(path)
 
 
-def stamp_of(info: os.stat_result) -> tuple[int, ...]:
-    """What changes whenever a file's content may have changed."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+def stamp_of(info: os.stat_result) -> str:
+    """What changes whenever a file's content may have changed. (Text: thousands of tuples keep the collector busy.)"""
+    return f"{info.st_dev}.{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}"
 
 
-def check_stamp(name: str, file: BinaryIO, stamp: tuple[int, ...]) -> None:
+def check_stamp(name: str, file: BinaryIO, stamp: str) -> None:
     """Make sure that an open file is still the one that was hashed. Raises BayplanError ``file-changed``."""
     if stamp and stamp_of(os.fstat(file.fileno())) != stamp:
         hint = "run the command again when it is at rest"
