@@ -19,7 +19,9 @@ from bayplan.oci.store import Store
 from bayplan.runtime.containers import Runtime
 from bayplan.runtime.spec import ContainerSpec
 
-APPLETS = "sh sleep echo cat id env ls wc true false head dd kill wget httpd grep mount touch stat test mkdir ip nslookup yes tail trap rm".split()
+APPLETS = tuple(
+    "sh sleep echo cat id env ls wc true false head dd kill wget httpd grep mount touch stat test mkdir ip nslookup yes tail rm".split()  # noqa: SIM905
+)
 
 
 def busybox_tree(folder: Path) -> Path:

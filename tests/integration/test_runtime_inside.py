@@ -26,14 +26,16 @@ def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_image_defaults_hold_where_nothing_is_declared(w: World) -> None:
     image = w.make_image(
-        entrypoint=("sh", "-c"), cmd=("id; pwd; echo $A $B $PATH $HOME",), user="app", working_dir="/srv/new", env=("PATH=/bin", "A=image", "B=image")
+        entrypoint=("sh", "-c"),
+        cmd=("id; pwd; echo $A $B $PATH $HOME",),
+        user="app",
+        working_dir="/srv/new",
+        env=("PATH=/bin", "A=image", "B=image"),
     )
     id = w.runtime.create(ContainerSpec(name="defaults", image=image, env={"B": "own"}, network_mode="none"))
     w.runtime.start(id)
     w.runtime.wait(id, timeout=10)
-    assert w.output(id) == (
-        "uid=1000(app) gid=1001(app) groups=63(audio)\n/srv/new\nimage own /bin /home/app\n"
-    )
+    assert w.output(id) == ("uid=1000(app) gid=1001(app) groups=63(audio)\n/srv/new\nimage own /bin /home/app\n")
 
 
 def test_a_declared_entrypoint_drops_the_images_command(w: World) -> None:
@@ -238,7 +240,12 @@ def test_wrong_declarations_are_refused_before_anything_is_made(w: World) -> Non
 def test_secret_values_are_nowhere_in_clear_but_in_memory(w: World) -> None:
     planted = "pLaNtEd-s3cret-value"
     health = HealthConfig(("CMD", "true"))
-    id = w.run("keeps-secret", env={"TOKEN": planted, "OPEN": "yes"}, secret_env=frozenset({"TOKEN"}), image=w.make_image(healthcheck=health))
+    id = w.run(
+        "keeps-secret",
+        env={"TOKEN": planted, "OPEN": "yes"},
+        secret_env=frozenset({"TOKEN"}),
+        image=w.make_image(healthcheck=health),
+    )
     assert w.inside("keeps-secret", "sh", "-c", "echo $TOKEN")[1].strip() == planted
     assert w.runtime.check_health("keeps-secret").status == "healthy"
     assert planted not in str(w.runtime.inspect(id).as_dict())
@@ -248,7 +255,10 @@ def test_secret_values_are_nowhere_in_clear_but_in_memory(w: World) -> None:
     found = subprocess.run(["grep", "-rl", planted, str(w.root.path)], capture_output=True, text=True, check=False)
     assert found.stdout == ""
     live = w.root.run_dir / "live"
-    assert subprocess.run(["stat", "-f", "-c", "%T", str(live)], capture_output=True, text=True, check=True).stdout.strip() == "tmpfs"
+    assert (
+        subprocess.run(["stat", "-f", "-c", "%T", str(live)], capture_output=True, text=True, check=True).stdout.strip()
+        == "tmpfs"
+    )
     assert live.stat().st_mode & 0o777 == 0o700
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and entry.name != str(os.getpid()):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_always_restarts_with_growing_pauses_and_no_pile_of_processes(w: World) 
     w.run("loop", "sh", "-c", "echo run; exit 1", restart=RestartPolicy.ALWAYS)
     eventually(lambda: runs(w, "loop") >= 4, "it is started again and again", 15)
     times = [line.timestamp for line in w.runtime.logs("loop")][:4]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert pauses[0] >= 0.1
     assert pauses[2] >= 0.4, "the pause doubles"
     eventually(lambda: w.runtime.inspect("loop").state is State.RESTARTING, "it waits for its next start")
@@ -50,7 +51,9 @@ def test_always_restarts_with_growing_pauses_and_no_pile_of_processes(w: World) 
 
 def test_on_failure_counts_and_gives_up(w: World) -> None:
     w.run("tries", "sh", "-c", "echo run; exit 2", restart=RestartPolicy.ON_FAILURE, restart_retries=2)
-    eventually(lambda: runs(w, "tries") == 3 and w.runtime.inspect("tries").state is State.EXITED, "one start and two more")
+    eventually(
+        lambda: runs(w, "tries") == 3 and w.runtime.inspect("tries").state is State.EXITED, "one start and two more"
+    )
     seen = w.runtime.inspect("tries").status
     assert (seen.exit_code, seen.restarts) == (2, 2)
     w.run("content", "sh", "-c", "echo run; exit 0", restart=RestartPolicy.ON_FAILURE)
@@ -134,7 +137,7 @@ def test_waiting_for_health_tells_what_is_wrong(w: World) -> None:
 
 
 def agent(w: World) -> subprocess.Popen[bytes]:
-    code = "import sys; from bayplan.oci.root import Root; from bayplan.runtime.agent import run; run(Root.at(sys.argv[1]), print)"
+    code = "import sys; from bayplan.oci.root import Root; from bayplan.runtime.agent import run\nrun(Root.at(sys.argv[1]), print)"
     process = subprocess.Popen([sys.executable, "-u", "-c", code, str(w.root.path)], stdout=subprocess.PIPE)
     eventually(lambda: agent_running(w.root) == process.pid, "the agent is up")
     return process
@@ -195,7 +198,9 @@ def test_after_a_reboot_the_agent_starts_what_its_policy_says(w: World) -> None:
         files.change_status(stopped if name.endswith("-stopped") else before[name], boot="another-boot")
     process = agent(w)
     try:
-        eventually(lambda: w.runtime.inspect("always-stopped").running and w.runtime.inspect("unless").running, "started", 15)
+        eventually(
+            lambda: w.runtime.inspect("always-stopped").running and w.runtime.inspect("unless").running, "started", 15
+        )
         time.sleep(0.3)
         running = {name for name in policies if w.runtime.inspect(name).running}
         assert running == {"always", "always-stopped", "unless"}
@@ -212,7 +217,9 @@ def test_rotation_loses_no_line(w: World) -> None:
     for _ in range(2):
         with files.locked():
             assert logs.rotate(files, max_bytes=10)
-        eventually(lambda: files.log.exists() and files.log.stat().st_size > 100, "the monitor went over to the new file")
+        eventually(
+            lambda: files.log.exists() and files.log.stat().st_size > 100, "the monitor went over to the new file"
+        )
     while len(got) < 400:
         got.append(int(next(followed).text))
     assert got == list(range(400))

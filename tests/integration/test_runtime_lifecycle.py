@@ -35,7 +35,10 @@ def test_a_container_is_created_started_stopped_and_removed(w: World) -> None:
     assert seen.state is State.RUNNING
     assert seen.status.init is not None
     eventually(lambda: len(w.output("life").split()) == 2, "both streams are logged")
-    assert {(line.stream, line.text) for line in w.runtime.logs("life")} == {("stdout", b"hello\n"), ("stderr", b"oops\n")}
+    assert {(line.stream, line.text) for line in w.runtime.logs("life")} == {
+        ("stdout", b"hello\n"),
+        ("stderr", b"oops\n"),
+    }
     w.runtime.stop("life")
     after = w.runtime.inspect("life")
     assert (after.state, after.status.exit_code) == (State.EXITED, 137)
@@ -198,7 +201,9 @@ def test_exec_runs_with_streams_user_and_directory(w: World) -> None:
     w.run("host-of-exec", env={"OWN": "1"})
     assert w.inside("host-of-exec", "sh", "-c", "echo $OWN $FROM_IMAGE; exit 4") == (4, "1 yes\n")
     assert w.inside("host-of-exec", "id", user="app")[1] == "uid=1000(app) gid=1001(app) groups=63(audio)\n"
-    assert w.inside("host-of-exec", "sh", "-c", "echo $X; ls", env={"X": "y"}, working_dir="/srv/data")[1] == "y\nseed\n"
+    assert (
+        w.inside("host-of-exec", "sh", "-c", "echo $X; ls", env={"X": "y"}, working_dir="/srv/data")[1] == "y\nseed\n"
+    )
     read, write = os.pipe()
     os.write(write, b"typed")
     os.close(write)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -37,14 +36,20 @@ class Bench:
         for name in ("upper", "work"):
             (self.folder / f"{name}{self.count}").mkdir()
         values: dict[str, Any] = {"lower": (self.lower,), "env": {"PATH": "/bin"}, **more}
-        return Step(argv=argv, upper=self.folder / f"upper{self.count}", work=self.folder / f"work{self.count}", **values)
+        return Step(
+            argv=argv, upper=self.folder / f"upper{self.count}", work=self.folder / f"work{self.count}", **values
+        )
 
     def run(self, *argv: str, **more: Any) -> tuple[int, str, list[str]]:
         """(exit code, output, paths in the upper folder)."""
         step = self.step(*argv, **more)
         output: list[bytes] = []
         code = self.runner.run(step, output.append)
-        return code, b"".join(output).decode(), sorted(str(each.relative_to(step.upper)) for each in step.upper.rglob("*"))
+        return (
+            code,
+            b"".join(output).decode(),
+            sorted(str(each.relative_to(step.upper)) for each in step.upper.rglob("*")),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +70,17 @@ def test_a_step_leaves_what_it_wrote_and_its_exit_code(bench: Bench) -> None:
     assert code == 3
     assert paths == ["a", "a/b", "a/b/c", "srv", "srv/data", "srv/data/seed"]
     upper = bench.folder / f"upper{bench.count}"
-    assert os.stat(upper / "srv/data/seed").st_rdev == 0, "a whiteout is a device 0:0"
+    assert (upper / "srv/data/seed").stat().st_rdev == 0, "a whiteout is a device 0:0"
 
 
 def test_directory_user_environment_and_hostname_are_the_steps(bench: Bench) -> None:
     code, output, paths = bench.run(
-        "sh", "-c", "id -u; pwd; echo $X; busybox hostname", user="app", working_dir="/w", env={"PATH": "/bin", "X": "y z"}
+        "sh",
+        "-c",
+        "id -u; pwd; echo $X; busybox hostname",
+        user="app",
+        working_dir="/w",
+        env={"PATH": "/bin", "X": "y z"},
     )
     assert (code, output) == (0, "1000\n/w\ny z\nbuildkitsandbox\n")
     assert paths == ["w"]
@@ -88,7 +98,9 @@ def test_mounts_are_there_and_what_is_written_to_a_bind_is_dropped(bench: Bench,
         StepMount("tmpfs", "/scratch", size=1 << 20),
         StepMount("secret", "/run/secrets/key", tmp_path / "secret", read_only=True),
     )
-    script = "cat /ctx/file /run/secrets/key; echo y > /ctx/new; echo z > /var/cache/kept; echo t > /scratch/t; touch /ro/x"
+    script = (
+        "cat /ctx/file /run/secrets/key; echo y > /ctx/new; echo z > /var/cache/kept; echo t > /scratch/t; touch /ro/x"
+    )
     code, output, paths = bench.run("sh", "-c", script, mounts=mounts)
     assert output.startswith("in\nhush")
     assert code == 1, "the last one is read-only"
@@ -101,7 +113,9 @@ def test_networks_are_default_none_and_host(bench: Bench) -> None:
     _, output, _ = bench.run("ip", "-o", "link")
     assert "eth0" in output
     first = bench.run("ip", "-o", "addr")[1]
-    assert bench.run("ip", "-o", "addr")[1].split("eth0")[1].split()[1] == first.split("eth0")[1].split()[1], "one per build"
+    assert bench.run("ip", "-o", "addr")[1].split("eth0")[1].split()[1] == first.split("eth0")[1].split()[1], (
+        "one per build"
+    )
     assert "eth0" not in bench.run("ip", "-o", "link", network="none")[1]
     _, seen, _ = bench.run("cat", "/proc/net/dev", network="host")
     assert {line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]} <= set(
@@ -134,7 +148,9 @@ def test_time_is_bounded(bench: Bench) -> None:
 def test_steps_may_run_at_the_same_time(bench: Bench) -> None:
     steps = [bench.step("sh", "-c", f"sleep 0.2; echo {number} > /out") for number in range(3)]
     codes: list[int] = []
-    threads = [threading.Thread(target=lambda s=step: codes.append(bench.runner.run(s, lambda _: None))) for step in steps]
+    threads = [
+        threading.Thread(target=lambda s=step: codes.append(bench.runner.run(s, lambda _: None))) for step in steps
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

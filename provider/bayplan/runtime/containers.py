@@ -238,6 +238,7 @@ class Runtime:
         runtime = self.oci_runtime
         if files.live.exists():
             transitions.release(self.root, files, runtime)
+        files.clear_drafts()
         starting = files.change_status(
             before,
             phase=Phase.STARTING,

@@ -182,6 +182,11 @@ class Files:
     def change_status(self, status: Status, **changes: Any) -> Status:
         return self.write_status(replace(status, **changes))
 
+    def clear_drafts(self) -> None:
+        """Remove drafts of documents whose writers died. Lock held."""
+        for path in self.directory.glob(".*.json.*"):
+            path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def locked(self, timeout: float = 30.0) -> Iterator[None]:
         """Hold the container for one transition.

@@ -45,8 +45,8 @@ def update(
 
 
 def _apply(files: Files, runtime: OciRuntime, limits: bundle.Limits) -> None:
-    """Put the limits in force; -1 takes the memory's away, the others are lifted by hand: crun writes a -1 there that the
-    kernel refuses."""
+    """Put the limits in force; -1 takes the memory's away, the others are lifted by hand: crun writes a -1 there that
+    the kernel refuses."""
     resources: dict[str, Any] = {"memory": {"limit": limits.memory if limits.memory is not None else -1}}
     if limits.cpus is not None:
         resources["cpu"] = {"quota": round(limits.cpus * bundle.CPU_PERIOD), "period": bundle.CPU_PERIOD}
