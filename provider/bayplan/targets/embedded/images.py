@@ -223,7 +223,31 @@ class Images:
             if observed is not None and observed.fields["key"] == found.key:
                 outputs = observed.outputs
         where = found.changed_step.where if found.changed_step is not None else None
-        return Forecast(key=found.key, outputs=outputs, cause=_cause(found, observed), where=where or desired.where)
+        return Forecast(
+            key=found.key,
+            outputs=outputs,
+            cause=_cause(found, observed),
+            where=where or desired.where,
+            note=self._push_note(found, observed),
+        )
+
+    def _push_note(self, found: BuildForecast, observed: Observed | None) -> str:
+        """What a push of the new content costs: layers that the content before did not have, and their size if known."""
+        before = self._layers(str(observed.fields["digest"])) if observed is not None else {}
+        if found.digest is not None:
+            after = self._layers(found.digest)
+            new = {digest: size for digest, size in after.items() if digest not in before}
+            return f"{len(new)} of {len(after)} layers, about {_human(sum(new.values()))}"
+        total = max(len(before), sum(step.layer for step in found.steps))
+        return f"{found.runs} of {total} layers" if found.runs else ""
+
+    def _layers(self, digest: str) -> dict[str, int]:
+        """The layers of a stored image with their sizes; none where it is not whole here."""
+        try:
+            layers = Image.load(self._store, Digest.parse(digest)).layers
+        except BayplanError:
+            return {}
+        return {str(layer.descriptor.digest): layer.descriptor.size for layer in layers}
 
     @staticmethod
     def _previous(observed: Observed | None) -> Mapping[str, Value] | None:
@@ -281,7 +305,9 @@ class Images:
 
         spec = build_spec(order.inputs["build"], no_cache=bool(order.operation.detail.get("replace")))
         result = self._builder(base).build(spec, told)
-        return result.digest, result.key, f"{result.cached_steps} of {len(result.steps)} steps from the cache"
+        layers = [step for step in result.steps if step.layer]
+        cached = sum(step.cached for step in layers)
+        return result.digest, result.key, f"{cached} of {len(layers)} steps from the cache"
 
     def _load(self, order: Order, feedback: Feedback) -> tuple[Digest, str, str]:
         from bayplan.oci.archive import load_rootfs
@@ -417,6 +443,13 @@ def own_name(address: str, stack: str) -> str:
     if safe != text:
         safe = f"{safe}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
     return f"{INTERNAL}/stacks/{safe}:{_TAG}"
+
+
+def _human(size: int) -> str:
+    """``12 kB`` or ``3.4 MB``, in powers of ten as registries count."""
+    if size < 1_000_000:
+        return f"{max(1, round(size / 1000))} kB"
+    return f"{size / 1e6:.1f} MB"
 
 
 def _is_own(name: str) -> bool:
