@@ -35,6 +35,7 @@ check: $(VENV)/.ready ## lint, types, import contracts, freshness of generated f
 	$(BIN)/mypy
 	PYTHONPATH=provider $(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
+	$(BIN)/python tools/generate_errors.py --check
 
 bench: ## ratios against docker, podman and buildah in one run
 	@$(SYSTEM) bench
@@ -43,6 +44,7 @@ bench: ## ratios against docker, podman and buildah in one run
 
 docs: $(VENV)/.ready ## generate types, reference pages and the editor schema from schemas/
 	$(BIN)/python tools/generate.py
+	$(BIN)/python tools/generate_errors.py
 
 generate: docs
 
