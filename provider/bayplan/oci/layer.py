@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bayplan.errors import BayplanError
 from bayplan.oci import tar
-from bayplan.oci.compression import decompressed, gzip_compressor
+from bayplan.oci.compression import Readable, decompressed, gzip_compressor, peek, sniff
 from bayplan.oci.descriptor import Descriptor, MediaType
 from bayplan.oci.digest import Digest, new_hash
 from bayplan.oci.image import Layer
@@ -104,6 +104,10 @@ class LayerWriter:
     def finish(self) -> Layer:
         """End the archive; the layer is durable in the store when this returns."""
         self._write(tar.END)
+        return self.close()
+
+    def close(self) -> Layer:
+        """As :meth:`finish`, of an archive that brought its own end."""
         self._drain()
         if self._gzip is not None:
             self._blob.write(self._gzip.flush())
@@ -504,3 +508,43 @@ def _joined(start: tuple[str, ...], target: str) -> tuple[str, ...]:
         elif part not in ("", "."):
             done.append(part)
     return tuple(done)
+
+
+# -- copying -------------------------------------------------------------------------------------------------------
+
+
+class _Copied:
+    """A stream that writes to a blob what is read of it."""
+
+    def __init__(self, stream: Readable, blob: BlobWriter) -> None:
+        self._stream = stream
+        self._blob = blob
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._blob.write(data)
+        return data
+
+
+def copy_layer(store: Store, stream: Readable) -> Layer:
+    """A layer as another tool wrote it, taken into the store, with its diff ID.
+
+    gzip and zstd stay byte for byte as they are; a plain archive, xz and bzip2 become gzip, as registries carry it. The
+    entries are looked at when it is unpacked. Raises BayplanError ``bad-archive`` for broken compression.
+    """
+    head, whole = peek(stream)
+    kind = sniff(head)
+    if kind not in ("gzip", "zstd"):
+        with LayerWriter(store) as writer:
+            source = decompressed(whole)
+            while data := source.read(_CHUNK):
+                writer._write(data)
+            return writer.close()
+    with store.writer() as blob:
+        source = decompressed(_Copied(whole, blob))
+        diff = new_hash("sha256")
+        while data := source.read(_CHUNK):
+            diff.update(data)
+        digest = blob.commit()
+        media_type = MediaType.LAYER_GZIP if kind == "gzip" else MediaType.LAYER_ZSTD
+        return Layer(Descriptor(media_type, digest, blob.offset), Digest(f"sha256:{diff.hexdigest()}"))

@@ -1,4 +1,4 @@
-"""Image names as Docker reads them (distribution/reference): ``python:3.12-slim`` is ``docker.io/library/python:3.12-slim``."""
+"""Image names as Docker reads them (distribution/reference): ``python:3.12`` is ``docker.io/library/python:3.12``."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _XATTR = "SCHILY.xattr."
 
 @dataclass(slots=True)
 class Entry:
-    """One entry. ``name`` is relative, without ``./`` and a slash at its end; ``mtime`` in seconds; ``mode`` permission bits.
+    """One entry. ``name`` is relative, without ``./`` and a slash at its end; ``mtime`` in seconds; ``mode`` 12 bits.
 
     ``link`` is the target of a symbolic link, or the name of the entry that a hard link shares its content with.
     """
