@@ -59,7 +59,6 @@ def load(engine: Engine, arguments: argparse.Namespace) -> Planned:
         recorded=rows,
         seen_run=int(document.get("seen_run", 0)),
         whole=False,
-        digest=codec.digest(plan),
     )
 
 

@@ -22,6 +22,7 @@ from bayplan.stack import Resource, Stack
 from bayplan.stack.secrets import SecretOrigin, Secrets
 
 _PLACE_PROPERTIES = frozenset({"host", "registry"})
+_NO_LIFECYCLE = Lifecycle()
 _SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
 
 
@@ -52,7 +53,12 @@ def place_of(settings_root: Path, entry: Mapping[str, Value] | None) -> str:
 def define(stack: Stack, root: Path) -> Definitions:
     """Raises BayplanErrors for what only shows when the whole stack is seen (two Images of one tag)."""
     tags = _declared_tags(stack)
-    desired = {address: _desired(stack, resource, root, tags) for address, resource in stack.resources.items()}
+    places = {
+        **{("host", alias): place_of(root, entry) for alias, entry in stack.hosts.items()},
+        **{("registry", alias): place_of(root, entry) for alias, entry in stack.registries.items()},
+    }
+    default = place_of(root, None)
+    desired = {address: _desired(stack.name, one, places, default, tags) for address, one in stack.resources.items()}
     return Definitions(stack.name, desired, stack.outputs, secret_source(stack.secrets), secret_sources(stack.secrets))
 
 
@@ -76,30 +82,36 @@ def _declared_tags(stack: Stack) -> dict[str, str]:
     return found
 
 
-def _desired(stack: Stack, resource: Resource, root: Path, tags: Mapping[str, str]) -> Desired:
-    entries = stack.registries if resource.kind == "Repository" else stack.hosts
-    alias = resource.properties.get("registry" if resource.kind == "Repository" else "host")
-    given = {name: value for name, value in resource.properties.items() if name not in _PLACE_PROPERTIES}
+def _desired(
+    stack: str, resource: Resource, places: Mapping[tuple[str, str], str], default: str, tags: Mapping[str, str]
+) -> Desired:
+    given = resource.properties
+    place = default
+    for word in _PLACE_PROPERTIES & given.keys():
+        place = places[word, given[word]]
+        given = {name: value for name, value in given.items() if name != word}
     if resource.kind == "Container":
-        given = _with_env_files(given)
+        given = _with_env_files(dict(given))
         image = given.get("image")
         if isinstance(image, str):
             owner = tags.get(ImageName.parse(image).canonical())
             if owner is not None:
                 given["image"] = Ref(owner, "ref")
-    normal = dict(kinds.normalise(resource.kind, given))
-    depends = {address: Condition(condition) for address, condition in resource.depends_on.items()}
+    normal = kinds.normalise(resource.kind, given)
     return Desired(
         address=resource.address,
         kind=resource.kind,
-        name=_name(stack.name, resource, normal),
-        place=place_of(root, entries.get(alias) if isinstance(alias, str) else None),
+        name=_name(stack, resource, normal),
+        place=place,
         properties=normal,
-        depends_on=depends,
-        lifecycle=Lifecycle(resource.lifecycle.prevent_destroy, frozenset(resource.lifecycle.ignore_changes)),
-        where=resource.where,
+        depends_on={address: Condition(one) for address, one in resource.depends_on.items()},
+        lifecycle=_lifecycle(resource) if any(resource.lifecycle) else _NO_LIFECYCLE,
         positions=resource.positions,
     )
+
+
+def _lifecycle(resource: Resource) -> Lifecycle:
+    return Lifecycle(resource.lifecycle.prevent_destroy, frozenset(resource.lifecycle.ignore_changes))
 
 
 def _name(stack: str, resource: Resource, properties: Mapping[str, Value]) -> str:

@@ -22,7 +22,7 @@ from bayplan.execute.events import Report, Sink
 from bayplan.execute.values import Redactor, holds_secret, resolve
 from bayplan.execute.walk import Cancel, Walk
 from bayplan.plan.codec import digest as plan_digest
-from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Role, Value, World
+from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Value, World
 from bayplan.plan.planner import plan as make_plan
 from bayplan.stack import Stack
 from bayplan.state import Lock, State
@@ -52,7 +52,11 @@ class Planned:
     recorded: Mapping[tuple[str, str], Recorded]
     seen_run: int
     whole: bool = True
-    digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the whole plan."""
+        return plan_digest(self.plan)
 
     @property
     def vanished(self) -> list[Recorded]:
@@ -126,7 +130,7 @@ class Engine:
     ) -> Planned:
         """The exact plan. Reads only. Raises BayplanErrors for what the planner refuses (``prevent_destroy``)."""
         state = self.state(definitions.stack)
-        runs = state.runs(1)
+        latest = state.latest_run()
         rows = state.recorded()
         state.close()
         places = self._places_of(definitions, rows)
@@ -159,9 +163,8 @@ class Engine:
             desired,
             world,
             scope,
-            runs[0].run if runs else 0,
+            latest,
             whole=prune and not only,
-            digest=plan_digest(plan),
         )
 
     def _places_of(self, definitions: Definitions, rows: Mapping[tuple[str, str], Recorded]) -> dict[str, Place]:
@@ -228,9 +231,9 @@ class Engine:
             for lock in self._locks(planned.plan.stack, names):
                 held.enter_context(lock)
             state = self.state(planned.plan.stack)
-            runs = state.runs(1)
+            latest = state.latest_run()
             state.close()
-            if (runs[0].run if runs else 0) != planned.seen_run:
+            if latest != planned.seen_run:
                 planned = make()
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
 
@@ -317,15 +320,15 @@ def _is_plain(value: Value) -> bool:
 def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[str, Recorded]:
     """The recorded side by address: an object's labels win over the row, which may be lost or behind."""
     by_address = {row.address: row for row in rows.values()}
-    for address, objects in world.objects.items():
-        found = next((one for one in objects if one.role is Role.CURRENT), None)
+    for address in world.objects:
+        found = current(world.objects, address)
         if found is None or not found.recorded:
             continue
         row = by_address.get(address)
         if row is None or row.uid != found.uid or row.place != found.place:
             by_address[address] = adopt(found, None)
         elif row.fields != found.recorded:
-            by_address[address] = replace(row, fields=dict(found.recorded))
+            by_address[address] = replace(row, fields=found.recorded)
     return by_address
 
 

@@ -7,8 +7,7 @@ resolved to digests. Nothing here has an effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from bayplan.engine.definitions import Definitions, declared_tags, references, with_bases
@@ -37,20 +36,21 @@ def look(
     for sight in sights:
         for address, found in sight.problems.items():
             problems[address] = problems.get(address, ()) + found
-    predicted: dict[str, Forecast] = {}
+    predicted: Mapping[str, Forecast] = {}
     remotes: dict[str, str | None] = {}
     if forecasts:
-        tags = declared_tags(definitions)
-        predicted = _forecast(definitions.stack, desired, places, objects, tags)
-        for address, one in desired.items():
-            if one.kind == "Repository":
-                expected = places[one.place].forecast(definitions.stack, one, current(objects, address), lambda _: None)
-                if expected is not None:
-                    predicted[address] = expected
-        remotes = _remotes(desired, places, objects, predicted)
-        for address, one in list(desired.items()):
+
+        def foretold(one: Desired) -> Forecast | None:
+            return places[one.place].forecast(definitions.stack, one, current(objects, one.address), lambda _: None)
+
+        images = _forecast(definitions.stack, desired, places, objects, declared_tags(definitions))
+        repositories = {address: one for address, one in desired.items() if one.kind == "Repository"}
+        predicted = _Forecasts(images, repositories, foretold)
+        if images:
+            remotes = _remotes(desired, places, objects, predicted)
+        for address, one in [pair for pair in desired.items() if pair[1].kind == "Container"]:
             image = one.properties.get("image")
-            if one.kind == "Container" and isinstance(image, str) and "@sha256:" not in image:
+            if isinstance(image, str) and "@sha256:" not in image:
                 policy = str(one.properties.get("pull_policy", "missing"))
                 try:
                     digest = places[one.place].resolve_image(image, policy)
@@ -73,6 +73,35 @@ def look(
     return desired, world
 
 
+class _Forecasts(Mapping[str, Forecast]):
+    """Those of Images, which are made; those of Repositories are only asked for where one is to be made."""
+
+    def __init__(
+        self,
+        images: Mapping[str, Forecast],
+        repositories: Mapping[str, Desired],
+        foretold: Callable[[Desired], Forecast | None],
+    ) -> None:
+        self._images = images
+        self._repositories = repositories
+        self._foretold = foretold
+
+    def __getitem__(self, address: str) -> Forecast:
+        found = self._images.get(address)
+        if found is None and address in self._repositories:
+            found = self._foretold(self._repositories[address])
+        if found is None:
+            raise KeyError(address)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._images
+        yield from self._repositories
+
+    def __len__(self) -> int:
+        return len(self._images) + len(self._repositories)
+
+
 def _observe(definitions: Definitions, places: Mapping[str, Place], recorded: Iterable[Recorded]) -> list[Sight]:
     wanted: dict[str, list[Desired]] = {place: [] for place in places}
     for one in definitions.desired.values():
@@ -84,6 +113,8 @@ def _observe(definitions: Definitions, places: Mapping[str, Place], recorded: It
     if len(places) == 1:
         ((name, place),) = places.items()
         return [place.observe(definitions.stack, wanted[name], known[name])]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max(1, min(16, len(places)))) as pool:
         futures = [
             pool.submit(place.observe, definitions.stack, wanted[name], known[name]) for name, place in places.items()
@@ -93,7 +124,10 @@ def _observe(definitions: Definitions, places: Mapping[str, Place], recorded: It
 
 def current(objects: Mapping[str, tuple[Observed, ...]], address: str) -> Observed | None:
     """The object that bears the declared name of ``address`` now."""
-    return next((one for one in objects.get(address, ()) if one.role is Role.CURRENT), None)
+    found = objects.get(address, ())
+    if len(found) == 1 and found[0].role is Role.CURRENT:
+        return found[0]
+    return next((one for one in found if one.role is Role.CURRENT), None)
 
 
 def _forecast(
@@ -141,7 +175,9 @@ def _forecast(
             return found
 
         try:
-            done[address] = places[one.place].forecast(stack, one, current(objects, address), meaning) or Forecast(key="")
+            done[address] = places[one.place].forecast(stack, one, current(objects, address), meaning) or Forecast(
+                key=""
+            )
         except BayplanError as error:
             done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
 

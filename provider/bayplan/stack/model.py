@@ -82,6 +82,10 @@ class _Positions(Mapping[str, Where]):
             raise KeyError(name)
         return self._resource.position((name,))
 
+    def __contains__(self, name: object) -> bool:
+        # Asked for every resource; the lookup that Mapping would try costs the second reading of the file.
+        return not name or name in self._resource.properties
+
     def __iter__(self) -> Iterator[str]:
         yield ""
         yield from self._resource.properties

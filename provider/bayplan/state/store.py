@@ -21,6 +21,7 @@ from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Recorded, Value
+from bayplan.plan.written import Written, written
 
 _VERSION = 1
 _SCHEMA = """
@@ -146,25 +147,28 @@ class State:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def recorded(self) -> dict[tuple[str, str], Recorded]:
-        """All recorded resources by (place, address). An absent file is an empty state and is not created."""
+        """All recorded resources by (place, address), their maps still as they were written.
+
+        An absent file is an empty state and is not created.
+        """
         if not self.exists:
             return {}
         rows = self._connect().execute(
             "SELECT place, address, kind, uid, id, fields, known, outputs, depends_on, imported FROM resources"
         )
-        loads = json.loads
+        one_text = {}.setdefault  # thousands of rows share a place and a kind
         return {
             (place, address): Recorded(
-                address=address,
-                kind=kind,
-                place=place,
-                uid=uid,
-                id=id_,
-                fields=loads(fields),
-                values=loads(known),
-                outputs=loads(outputs),
-                depends_on=tuple(loads(depends_on)),
-                imported=bool(imported),
+                address,
+                one_text(kind, kind),
+                one_text(place, place),
+                uid,
+                id_,
+                written(fields),
+                written(known),
+                written(outputs),
+                () if depends_on == "[]" else tuple(json.loads(depends_on)),
+                bool(imported),
             )
             for place, address, kind, uid, id_, fields, known, outputs, depends_on, imported in rows
         }
@@ -184,6 +188,13 @@ class State:
     def steps(self, run: int) -> list[StepRow]:
         """The journal of one run."""
         return self._steps("WHERE run = ? ORDER BY step", (run,)) if self.exists else []
+
+    def latest_run(self) -> int:
+        """The number of the newest run; 0 where there was none."""
+        if not self.exists:
+            return 0
+        (found,) = self._connect().execute("SELECT max(run) FROM runs").fetchone()
+        return found or 0
 
     def runs(self, limit: int = 50) -> list[RunRow]:
         """The latest runs, newest first."""
@@ -299,6 +310,8 @@ def _write(db: sqlite3.Connection, row: Recorded, now: float) -> None:
 
 
 def _dump(value: Value) -> str:
+    if isinstance(value, Written):
+        return value.text
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 

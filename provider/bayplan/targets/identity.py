@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bayplan.plan.model import Value
+from bayplan.plan.written import written
 
 PREFIX = "bayplan.dev/"
 STACK = PREFIX + "stack"
@@ -39,13 +40,9 @@ def own(found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if not name.startswith(PREFIX)}
 
 
-def recorded(found: Mapping[str, str]) -> dict[str, str]:
+def recorded(found: Mapping[str, str]) -> Mapping[str, str]:
     """The digests in the label ``fields``; none where it lacks or is not ours."""
-    try:
-        loaded = json.loads(found.get(FIELDS, "{}"))
-    except ValueError:
-        return {}
-    return {str(name): str(value) for name, value in loaded.items()} if isinstance(loaded, dict) else {}
+    return written(found.get(FIELDS, "{}"))
 
 
 class PlaceKey:
@@ -95,5 +92,7 @@ class PlaceKey:
 
 def object_hash(*parts: Value) -> str:
     """The precondition of operations on an object: identity and everything that is compared."""
-    data = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str).encode()
-    return hashlib.blake2b(data, digest_size=12).hexdigest()
+    return hashlib.blake2b(_ENCODER.encode(parts).encode(), digest_size=12).hexdigest()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)
