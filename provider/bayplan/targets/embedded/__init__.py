@@ -131,12 +131,13 @@ class EmbeddedPlace:
         found: dict[str, tuple[str, ...]] = {}
         containers = None
         repositories = None
+        keeping = {(stack, one.address): one for one in desired if one.kind == "Container"}
         for one in desired:
             ours = objects.get(one.address, ())
             texts: list[str] = []
             if one.kind == "Container":
                 containers = self._containers.everything() if containers is None else containers
-                texts = self._containers.problems(one, containers, ours)
+                texts = self._containers.problems(one, containers, ours, keeping)
             elif one.kind == "Image":
                 texts = self._images.problems(one, stack)
             elif not ours:

@@ -98,19 +98,42 @@ class Containers:
             return {}  # its image is gone from the store; what it declares can still be compared
         return defaults_of(config, one.id)
 
-    def problems(self, desired: Desired, taken: Mapping[str, Container], ours: Sequence[Observed]) -> list[str]:
-        """Troubles that an apply would meet: a foreign container of this name, a port that somebody else holds."""
+    def problems(
+        self,
+        desired: Desired,
+        taken: Mapping[str, Container],
+        ours: Sequence[Observed],
+        keeping: Mapping[tuple[str, str], Desired],
+    ) -> list[str]:
+        """Troubles that an apply would meet: a foreign container of this name, a port that somebody else holds.
+
+        ``keeping`` are the declared containers by (stack, address). One of this stack that is to have another name or
+        port, or to go, is no trouble: the plan makes room in its order.
+        """
         found: list[str] = []
+
+        def keeper(one: Container) -> Desired | None:
+            return keeping.get((one.labels.get(identity.STACK, ""), one.labels.get(identity.ADDRESS, "")))
+
+        stacks = {stack for stack, _ in keeping}
+        mine = {one.id for one in ours}
+        peers = {i: o for o in taken.values() if (i := o.id) in mine or o.labels.get(identity.STACK) in stacks}
         other = taken.get(desired.name)
-        if other is not None and other.id not in {one.id for one in ours}:
+        if other is not None and other.id not in mine:
             whose = other.labels.get(identity.STACK)
-            owner = f"{other.labels.get(identity.ADDRESS)} of the stack {whose}" if whose else "nobody's"
-            found.append(f"a container named {desired.name} exists and is {owner}: import it, or choose another name")
+            kept = keeper(other)
+            if other.id not in peers or (kept is not None and kept.name == desired.name):
+                owner = f"{other.labels.get(identity.ADDRESS)} of the stack {whose}" if whose else "nobody's"
+                found.append(
+                    f"a container named {desired.name} exists and is {owner}: import it, or choose another name"
+                )
         ports = [_port(text) for text in desired.properties.get("ports") or () if isinstance(text, str)]
         running = any(one.fields.get("state") in ("running", "paused") for one in ours)
         if ports and (not running or not _same_ports(ports, ours)):
-            found.extend(self._runtime.networks.check_ports(ports, besides=[one.id for one in ours]))
-        return found
+            for port in ports:
+                giving = [id for id, one in peers.items() if id in mine or not _declares(keeper(one), port)]
+                found.extend(self._runtime.networks.check_ports([port], besides=giving))
+        return list(dict.fromkeys(found))
 
     def everything(self) -> dict[str, Container]:
         """All containers of the root by name, for the search of foreign ones."""
@@ -349,3 +372,10 @@ def _same_ports(ports: Sequence[Port], ours: Sequence[Observed]) -> bool:
     """Whether running containers of this address hold all these host ports already."""
     held = {(p.host_ip, p.host, p.protocol) for one in ours for p in map(_port, one.fields.get("ports") or ())}
     return all((port.host_ip, port.host, port.protocol) in held for port in ports if port.host)
+
+
+def _declares(desired: Desired | None, port: Port) -> bool:
+    """Whether a declared container goes on to publish this host port."""
+    texts = desired.properties.get("ports") or () if desired is not None else ()
+    held = {(one.host, one.protocol) for one in (_port(text) for text in texts if isinstance(text, str))}
+    return (port.host, port.protocol) in held
