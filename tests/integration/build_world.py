@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from step_runner import ChrootRunner
 
 from bayplan.build.builder import Builder
@@ -41,6 +43,10 @@ class World:
         self.events: list[BuildEvent] = []
         self.builder = Builder(self.root, self.runner, self.resolve)
         self.store = Store(self.root)
+
+    def close(self) -> None:
+        """Remove what lies outside the test's folder: the root's place on tmpfs."""
+        shutil.rmtree(self.root.run_dir, ignore_errors=True)
 
     def resolve(self, name: str) -> Digest:
         if name not in self.bases:
@@ -109,6 +115,15 @@ class World:
 
     def read(self, digest: Digest, path: str) -> str:
         return self.tree(digest).read(path, 1 << 20).decode()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world whose folder is the current one, so that messages show short paths."""
+    monkeypatch.chdir(tmp_path)
+    made = World(tmp_path)
+    yield made
+    made.close()
 
 
 def ran(result: BuildResult) -> list[str]:

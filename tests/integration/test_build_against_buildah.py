@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_world import World
+from build_world import World, world
 
 from bayplan.build.builder import Builder
 from bayplan.runtime.steps import OciStepRunner
 
 pytestmark = pytest.mark.root
+__all__ = ["world"]  # the fixture
 
 DOCKERFILES = {
     "many instructions": """\
@@ -131,8 +132,7 @@ def by_us(world: World, digest: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_buildah_makes_the_same_image(name: str, tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_buildah_makes_the_same_image(name: str, world: World, tmp_path: Path) -> None:
     world.write(
         {"package.json": "{}", "server.js": "x", "lib/a.js": "a", "lib/sub/b.js": "b", ".dockerignore": "Dockerfile"}
     )

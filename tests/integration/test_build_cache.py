@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,15 @@ CMD ["sh"]
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
     monkeypatch.chdir(tmp_path)
     made.shell(APP)
     made.write(
         {"package.json": "{}", "server.js": "one", "lib/a.js": "a", ".dockerignore": "Dockerfile\n.dockerignore\n"}
     )
-    return made
+    yield made
+    made.close()
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:

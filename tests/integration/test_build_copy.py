@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import yaml
-from build_world import World
+from build_world import World, world
 
 from bayplan.errors import BayplanError
 
 CASES = yaml.safe_load((Path(__file__).parents[1] / "cases" / "build" / "copy" / "copy.yaml").read_text())
 pytestmark = pytest.mark.root
+__all__ = ["world"]  # the fixture
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_files_land_where_the_reference_puts_them(
-    case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path)
     monkeypatch.chdir(world.context)
     world.write(case["context"])
     for name, mode in case.get("modes", {}).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,18 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from build_world import World, ran
+from build_world import World, ran, world
 
 from bayplan.build.scratch import Scratch
 from bayplan.errors import BayplanError
+from bayplan.oci.root import Root
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.chdir(tmp_path)
-    return World(tmp_path)
+__all__ = ["world"]  # the fixture
 
 
 def test_shell_exec_and_heredoc_forms(world: World) -> None:
@@ -200,6 +197,7 @@ def test_a_killed_build_is_cleared_up_by_the_next(world: World, tmp_path: Path) 
     process.stdout.close()
     left = tmp_path / "kill" / "root" / "build" / "tmp"
     assert len(list(left.iterdir())) == 1
+    shutil.rmtree(Root.at(tmp_path / "kill" / "root").run_dir, ignore_errors=True)
     with Scratch(left):
         assert len(list(left.iterdir())) == 1
     assert not list(left.iterdir())

@@ -15,7 +15,16 @@ from bayplan.build.trees import Kind
 from bayplan.errors import BayplanError
 
 CASES = yaml.safe_load((Path(__file__).parents[1] / "cases" / "build" / "ignore.yaml").read_text())
-PATHS = ["a.txt", "b.md", "docs/README.md", "docs/x/y.md", "src/main.go", "src/sub/deep.go", "node_modules/m/i.js", ".env"]
+PATHS = [
+    "a.txt",
+    "b.md",
+    "docs/README.md",
+    "docs/x/y.md",
+    "src/main.go",
+    "src/sub/deep.go",
+    "node_modules/m/i.js",
+    ".env",
+]
 
 
 def fill(folder: Path) -> Path:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,19 @@ from bayplan.build.comparing import Row, difference, listing, rows
 from bayplan.build.context import ContextDigests, ContextTree, open_context
 from bayplan.build.dockerfile import Dockerfile, parse
 from bayplan.build.executing import StageBuilder, StageState, Workshop
-from bayplan.build.keys import KeyedStep, Keys, digest_of
+from bayplan.build.keys import Keys, digest_of
 from bayplan.build.mounting import CacheMounts, Secrets
-from bayplan.build.planning import Foundation, Planner, StagePlan, origins_of
+from bayplan.build.planning import Foundation, Planner, origins_of
 from bayplan.build.port import StepRunner
 from bayplan.build.scratch import Scratch
 from bayplan.build.spec import (
-    BuildEvent,
-    BuildEventKind,
     BuildForecast,
     BuildResult,
     BuildSpec,
     StepForecast,
     StepRecord,
 )
+from bayplan.build.stages import Output, Stages, Telling
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.oci.descriptor import Platform
 from bayplan.oci.digest import Digest
@@ -47,9 +44,6 @@ from bayplan.oci.unpacked import Unpacked
 
 #: What an image name means: the digest of a manifest (or index) in the store; raises BayplanError where it means nothing.
 Resolve = Callable[[str], Digest]
-Output = Callable[[BuildEvent], None]
-
-_MOST_STAGES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +132,7 @@ class Builder:
 
     def build(self, spec: BuildSpec, output: Output | None = None) -> BuildResult:
         """Build, or find the image built already. Raises BayplanError (``build-failed`` where a RUN ended badly)."""
-        told = _Telling(output)
+        told = Telling(output)
         with self._store.lease():
             prepared = self._prepared(spec)
             digest = None if spec.no_cache else self._finished(prepared.key, touch=True)
@@ -166,11 +160,11 @@ class Builder:
         parts = (image.config_descriptor.digest, *(layer.descriptor.digest for layer in image.layers))
         return known.digest if all(there(part) for part in parts) else None
 
-    def _carried_out(self, prepared: _Prepared, told: _Telling) -> dict[int, StageState]:
+    def _carried_out(self, prepared: _Prepared, told: Telling) -> dict[int, StageState]:
         spec, planner, keys = prepared.spec, prepared.planner, prepared.keys
         order = [plan for plan in planner.order() if plan.index in self._needed(prepared)]
         told.expect(order, keys)
-        stages = _Stages(order)
+        stages = Stages(order)
         with Scratch(self._folder / "tmp") as scratch:
             shop = Workshop(
                 self._store,
@@ -272,112 +266,6 @@ class Builder:
             Platform(config.os, config.architecture, config.variant),
             str(config.raw.get("author") or ""),
         )
-
-
-class _Stages:
-    """The stages of one build, side by side where they may be; each waits for those that it needs."""
-
-    def __init__(self, order: list[StagePlan]) -> None:
-        self._order = order
-        self._futures: dict[int, Future[StageState]] = {plan.index: Future() for plan in order}
-        self.cancelled = threading.Event()
-
-    def get(self, index: int) -> StageState:
-        return self._futures[index].result()
-
-    def run(self, build: Callable[[StagePlan], StageState]) -> dict[int, StageState]:
-        """Build all. The first error ends the others; an interrupt too."""
-        workers = min(len(self._order), _MOST_STAGES_AT_ONCE, (os.cpu_count() or 1) + 1)
-        try:
-            if workers == 1 or self._is_chain():
-                for plan in self._order:
-                    self._futures[plan.index].set_result(build(plan))
-            else:
-                self._side_by_side(build, workers)
-        except BaseException:
-            self.cancelled.set()
-            raise
-        return {index: future.result() for index, future in self._futures.items()}
-
-    def _is_chain(self) -> bool:
-        """Each stage is built on the one before: nothing to do side by side."""
-        return all(plan.base == before.index for before, plan in zip(self._order, self._order[1:], strict=False))
-
-    def _side_by_side(self, build: Callable[[StagePlan], StageState], workers: int) -> None:
-        queue = iter(self._order)  # a stage comes after those it needs, so whoever waits waits for one that runs
-        guard = threading.Lock()
-
-        def work() -> None:
-            while not self.cancelled.is_set():
-                with guard:
-                    plan = next(queue, None)
-                if plan is None:
-                    return
-                try:
-                    self._futures[plan.index].set_result(build(plan))
-                except BaseException as error:  # noqa: BLE001 - handed to whoever waits, and raised there
-                    self._futures[plan.index].set_exception(error)
-                    self.cancelled.set()
-
-        threads = [threading.Thread(target=work, name=f"build-{number}") for number in range(workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            self.cancelled.set()
-            for thread in threads:
-                thread.join()
-        self._raise_first()
-
-    def _raise_first(self) -> None:
-        """The error that began it, not the cancellations that followed from it."""
-        errors = [error for future in self._futures.values() if future.done() and (error := future.exception())]
-        for error in errors:
-            if not (isinstance(error, BayplanError) and error.code == "cancelled"):
-                raise error
-        if errors:
-            raise errors[0]
-
-
-class _Telling:
-    """Turns what the stages report into events, one at a time."""
-
-    def __init__(self, output: Output | None) -> None:
-        self._output = output
-        self._guard = threading.Lock()
-        self._numbers: dict[int, tuple[int, str]] = {}
-
-    def expect(self, order: list[StagePlan], keys: Keys) -> None:
-        number = 0
-        for plan in order:
-            for keyed in keys.stages[plan.index]:
-                if keyed.step.files is not None:
-                    number += 1
-                    self._numbers[id(keyed)] = (number, plan.label)
-
-    def all_cached(self, done: tuple[Row, ...]) -> None:
-        steps = [(row.keyed, row.stage.label) for row in done if row.keyed and row.keyed.step.files is not None]
-        self._numbers = {id(keyed): (number, label) for number, (keyed, label) in enumerate(steps, 1)}
-        for keyed, _ in steps:
-            self._tell(keyed, BuildEventKind.CACHED)
-
-    def step(self, keyed: KeyedStep, cached: bool | None, seconds: float) -> None:
-        kind = BuildEventKind.STEP if cached is None else BuildEventKind.CACHED if cached else BuildEventKind.DONE
-        self._tell(keyed, kind, seconds=seconds)
-
-    def output(self, keyed: KeyedStep, data: bytes) -> None:
-        self._tell(keyed, BuildEventKind.OUTPUT, data=data)
-
-    def _tell(self, keyed: KeyedStep, kind: BuildEventKind, *, data: bytes = b"", seconds: float = 0.0) -> None:
-        if self._output is None:
-            return
-        number, stage = self._numbers[id(keyed)]
-        where = keyed.step.instruction.where
-        event = BuildEvent(kind, keyed.step.text, where, number, len(self._numbers), stage, data, seconds)
-        with self._guard:
-            self._output(event)
 
 
 def _result(prepared: _Prepared, digest: Digest, made: Mapping[str, bool]) -> BuildResult:
