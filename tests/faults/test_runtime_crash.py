@@ -4,9 +4,9 @@ The promise under attack: whatever the moment, `recover` and the next call leave
 process, control group, address or name of one that is not there, and nothing for a person to do.
 
 The instants are not left to chance: each effect that the process makes (a file written, renamed or removed, a mount, a
-signal, a program started) is counted through the interpreter's audit hooks, and the process kills itself before one of them. The
-default run takes some instants of each transition, the soak run every one. Random kills from outside come on top: they hit
-the programs that are started, too.
+signal, a program started) is counted through the interpreter's audit hooks, and the process kills itself before one of
+them. The default run takes some instants of each transition, the soak run every one. Random kills from outside come on
+top: they hit the programs that are started, too.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ from bayplan.oci.store import Store
 from bayplan.runtime.containers import Runtime
 from bayplan.runtime.spec import ContainerSpec
 
-APPLETS = tuple(
-    "sh sleep echo cat id env ls wc true false head dd kill wget httpd grep mount touch stat test mkdir ip nslookup yes tail rm".split()  # noqa: SIM905
-)
+APPLETS = "sh sleep echo cat id env ls wc true false head dd kill wget httpd grep mount touch stat test mkdir ip nslookup yes rm"
 
 
 def busybox_tree(folder: Path) -> Path:
@@ -30,7 +28,7 @@ def busybox_tree(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
     (folder / "tmp").chmod(0o1777)
     shutil.copy2("/bin/busybox", folder / "bin/busybox")
-    for applet in APPLETS:
+    for applet in APPLETS.split():
         (folder / "bin" / applet).symlink_to("busybox")
     (folder / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n")
     (folder / "etc/group").write_text("root:x:0:\napp:x:1001:\naudio:x:63:app\n")

@@ -137,7 +137,8 @@ def test_waiting_for_health_tells_what_is_wrong(w: World) -> None:
 
 
 def agent(w: World) -> subprocess.Popen[bytes]:
-    code = "import sys; from bayplan.oci.root import Root; from bayplan.runtime.agent import run\nrun(Root.at(sys.argv[1]), print)"
+    code = "import sys; from bayplan.oci.root import Root; from bayplan.runtime.agent import run\n"
+    code += "run(Root.at(sys.argv[1]), print)"
     process = subprocess.Popen([sys.executable, "-u", "-c", code, str(w.root.path)], stdout=subprocess.PIPE)
     eventually(lambda: agent_running(w.root) == process.pid, "the agent is up")
     return process
