@@ -200,12 +200,17 @@ def _open_circle(drafts: Sequence[Draft], done: bytearray, place: Mapping[int, i
     circle = [at]
     while trail[circle[-1]] != at:
         circle.append(trail[circle[-1]])
-    for index in sorted(circle):
+    soft: list[tuple[bool, int, str]] = []
+    for index in circle:
         draft, earlier = drafts[index], trail[index]
-        if any(place[id(one)] == earlier for one in draft.after):
-            continue
-        told = [warning for one, warning in draft.soft if place[id(one)] == earlier]
+        if not any(place[id(one)] == earlier for one in draft.after):
+            told = "; ".join(warning for one, warning in draft.soft if place[id(one)] == earlier and warning)
+            soft.append((bool(told), index, told))
+    if soft:
+        # What only follows a record gives way before what needs room.
+        _, index, told = min(soft)
+        draft, earlier = drafts[index], trail[index]
         draft.soft = [(one, warning) for one, warning in draft.soft if place[id(one)] != earlier]
-        draft.warning = "; ".join(filter(None, (draft.warning, *told)))
+        draft.warning = "; ".join(filter(None, (draft.warning, told)))
         return index, earlier
     raise AssertionError("hard edges of a plan cannot close a circle")

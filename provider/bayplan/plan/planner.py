@@ -95,7 +95,7 @@ def plan(
         going = [
             address for address in world.objects if address not in desired and (address in aims if targets else prune)
         ]
-        if going or board.drafts:
+        if going or board.drafts or board.late:
             standing = removal_edges(world.objects, recorded, edges)
             clear_grounds(board, standing, remove(board, going, standing, UNDECLARED))
             make_room(board)

@@ -40,7 +40,12 @@ def decide(board: Board, one: Desired) -> None:
     filled = board.filled(one)
     marks = board.marks(one.kind)
     sides = Sides(one, filled, current, recorded, marks, board.digest(one.place))
-    skip = () if not scene.restore and name_declared(board.stack, one) else ("name",)
+    skip: tuple[str, ...] = ()
+    # Whether a name was declared is asked only where it matters: positions in files are found when they are wanted.
+    if one.properties.get("name") != current.fields.get("name") and (
+        scene.restore or not name_declared(board.stack, one)
+    ):
+        skip = ("name",)
     changes = sides.changes(skip)
     steps = containers.steps(one, current) if one.kind == "Container" else ()
     if not changes and not steps and scene is _NO_SCENE and one.address not in board.forced:
