@@ -79,6 +79,8 @@ def test_security_defaults_are_dockers(w: World) -> None:
     assert w.inside("safe", "sh", "-c", "echo 1 > /proc/sys/kernel/panic")[0] != 0
     assert w.inside("safe", "ls", "/sys/firmware")[1] == ""
     assert w.inside("safe", "mount", "-t", "tmpfs", "x", "/tmp")[0] != 0
+    code, said = w.inside("safe", "busybox", "unshare", "-U", "true")
+    assert (code, "not permitted" in said) == (1, True), "as Docker, no new user namespace"
     group = "/sys/fs/cgroup" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "/sys/fs/cgroup/memory"
     assert w.inside("safe", "mkdir", f"{group}/x")[0] != 0
 

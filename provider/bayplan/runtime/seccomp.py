@@ -19,6 +19,7 @@ from typing import Any
 
 from bayplan.errors import BayplanError
 
+_ALLOW = "SCMP_ACT_ALLOW"
 PROFILE = Path("/usr/share/containers/seccomp.json")
 
 #: machine (uname) -> (libseccomp's constant, the word used by the profile's conditions)
@@ -31,6 +32,40 @@ _ARCHITECTURES = {
     "armv7l": ("SCMP_ARCH_ARM", "arm"),
     "loongarch64": ("SCMP_ARCH_LOONGARCH64", "loong64"),
 }
+
+#: What Docker's policy allows only with a capability, while the distribution's always does; none: never.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount", "open_tree"),
+        ("CAP_SYS_ADMIN",),
+    ),
+    **dict.fromkeys(("setns", "umount", "umount2", "unshare"), ("CAP_SYS_ADMIN",)),
+    **dict.fromkeys(("get_mempolicy", "mbind", "set_mempolicy"), ("CAP_SYS_NICE",)),
+    **dict.fromkeys(("keyctl", "pivot_root"), ()),
+    "pidfd_getfd": ("CAP_SYS_PTRACE",),
+    "reboot": ("CAP_SYS_BOOT",),
+    "syslog": ("CAP_SYS_ADMIN", "CAP_SYSLOG"),
+}
+_OWN = ("clone", "clone3", "socket")  # calls whose rules are made here, not taken from the profile
+_NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags of clone(2)
+_EPERM, _ENOSYS = 1, 38
+_AF_ALG, _AF_VSOCK = 38, 40  # the address families that Docker refuses
+
+
+def _own_rules(granted: set[str]) -> list[dict[str, Any]]:
+    """Docker's rules on processes and sockets: no new namespaces without CAP_SYS_ADMIN, no way to the hypervisor."""
+    rules: list[dict[str, Any]] = []
+    if "CAP_SYS_ADMIN" in granted:
+        rules.append({"names": ["clone", "clone3"], "action": _ALLOW})
+    else:
+        masked = {"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        rules.append({"names": ["clone"], "action": _ALLOW, "args": [masked]})
+        # Its flags lie in memory, where a filter cannot look: libraries fall back to clone on ENOSYS.
+        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS})
+    families = (("SCMP_CMP_LT", _AF_ALG), ("SCMP_CMP_EQ", _AF_ALG + 1), ("SCMP_CMP_GT", _AF_VSOCK))
+    for operator, value in families:
+        rules.append({"names": ["socket"], "action": _ALLOW, "args": [{"index": 0, "value": value, "op": operator}]})
+    return rules
 
 
 def _kernel(text: str) -> tuple[int, int]:
@@ -65,11 +100,15 @@ def flatten(profile: dict[str, Any], capabilities: Iterable[str], machine: str, 
             return False
         return not (include.get("minKernel") and running < _kernel(include["minKernel"]))
 
-    rules = []
+    refused = {name for name, caps in _NEEDS.items() if not granted.intersection(caps)}
+    rules = [*_own_rules(granted), {"names": sorted(refused), "action": "SCMP_ACT_ERRNO", "errnoRet": _EPERM}]
     for rule in profile["syscalls"]:
         if not applies(rule):
             continue
-        flat: dict[str, Any] = {"names": rule.get("names") or [rule["name"]], "action": rule["action"]}
+        names = [name for name in rule.get("names") or [rule["name"]] if name not in refused and name not in _OWN]
+        if not names:
+            continue
+        flat: dict[str, Any] = {"names": names, "action": rule["action"]}
         if rule.get("errnoRet") is not None:
             flat["errnoRet"] = rule["errnoRet"]
         if rule.get("args"):
