@@ -43,8 +43,11 @@ class Docker:
 
 
 @contextlib.contextmanager
-def dockerd() -> Iterator[Docker]:
-    """A dockerd without networks on its own root; it and its containerd are gone afterwards."""
+def dockerd(*, networks: bool = False) -> Iterator[Docker]:
+    """A dockerd on its own root; it and its containerd are gone afterwards.
+
+    With ``networks`` it makes its bridge and firewall (only in a network namespace of the test's own) and leaves both behind.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bp-dockerd-", dir="/tmp"))
     docker = Docker(folder / "docker.sock", folder / "config")
     with (folder / "log").open("wb") as log:
@@ -55,7 +58,8 @@ def dockerd() -> Iterator[Docker]:
                 "--data-root", str(folder / "data"),
                 "--exec-root", str(folder / "exec"),
                 "--pidfile", str(folder / "pid"),
-                "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2",
+                "--storage-driver=overlay2",
+                *([] if networks else ["--bridge=none", "--iptables=false", "--ip6tables=false"]),
             ],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
