@@ -68,17 +68,7 @@ def test_a_stack_reaches_and_is_reached_where_dockerd_has_run(machine: Machine, 
     assert inside("nslookup", "pair-web").split("Address:")[-1].split()[0] == address
     assert fetched(address) == "from the container\n"
     assert fetched(OTHER).startswith("from outside\n")
-    fetch = [
-        "nsenter",
-        f"--net={machine.other}",
-        str(busybox),
-        "wget",
-        "-q",
-        "-O-",
-        "-T",
-        "5",
-        f"http://{MACHINE}:8080/",
-    ]
+    fetch = ["nsenter", f"--net={machine.other}", "curl", "--silent", "--max-time", "5", f"http://{MACHINE}:8080/"]
     assert (
         subprocess.run(fetch, capture_output=True, text=True, timeout=20, check=True).stdout == "from the container\n"
     )
