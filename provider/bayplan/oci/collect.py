@@ -31,8 +31,6 @@ from bayplan.oci.digest import Digest
 from bayplan.oci.lease import protected
 from bayplan.oci.store import MANIFEST_LIMIT, Collected, Referrer, Store, Usage, sync_folder, tree_size
 
-_KERNEL_CLOCK = 20_000_000  # nanoseconds by which a time that the kernel wrote may lag behind a tick
-
 
 class Reached:
     """What can be reached so far: ``blobs``, and ``diffs``, the names of unpacked layers (diff IDs in hex)."""
@@ -108,7 +106,7 @@ def collect(store: Store, referrers: Sequence[Referrer]) -> Collected:
         for digest, length in group:
             if digest in reached.blobs:
                 continue  # something above it was touched meanwhile
-            gone = _discard(store, store.path(digest), boundary, 0)
+            gone = _discard(store, store.path(digest), boundary)
             if gone is None:
                 reached.add([digest])
             elif gone:
@@ -118,7 +116,7 @@ def collect(store: Store, referrers: Sequence[Referrer]) -> Collected:
             sync_folder(store.trash)  # documents are gone for good before what they refer to
     layers = 0
     for entry in list(os.scandir(store.layers)):
-        if entry.name not in reached.diffs and _discard(store, Path(entry.path), boundary, _KERNEL_CLOCK):
+        if entry.name not in reached.diffs and _discard(store, Path(entry.path), boundary):
             layers += 1
     sweep(store)
     return Collected(blobs, size, layers, empty_trash(store))
@@ -154,11 +152,11 @@ def _candidates(store: Store, reached: Reached) -> tuple[list[tuple[Digest, int]
     return [(digest, sizes[digest]) for digest in reversed(order)], others
 
 
-def _discard(store: Store, path: Path, boundary: int, slack: int) -> bool | None:
+def _discard(store: Store, path: Path, boundary: int) -> bool | None:
     """Out of sight in one step: True. None where it was touched since ``boundary``, False where it had gone already."""
     with store.leases.removing():
         try:
-            if protected(path.stat(), boundary, slack):
+            if protected(path.stat(), boundary):
                 return None
             path.rename(store.trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:

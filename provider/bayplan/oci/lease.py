@@ -98,15 +98,12 @@ class Leases:
             os.close(descriptor)
 
 
-def protected(info: os.stat_result, boundary: int, slack: int = 0) -> bool:
-    """Whether content with this stat was written or touched at or after ``boundary``.
-
-    ``slack`` (nanoseconds) is for times that the kernel wrote, whose clock runs a tick behind.
-    """
+def protected(info: os.stat_result, boundary: int) -> bool:
+    """Whether content with this stat was written or touched at or after ``boundary``."""
     tick = info.st_mtime_ns
     if tick % _SECOND == 0:
         tick += _SECOND - 1  # a file system without fractions of a second
-    return tick + slack >= boundary
+    return tick >= boundary
 
 
 def locked_file(path: Path) -> int:

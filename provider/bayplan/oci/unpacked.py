@@ -1,7 +1,11 @@
 """Unpacked layers: each once a root, by diff ID, ready to be the lower folders of an overlay.
 
-``root/oci/layers/<diff ID in hex>/fs`` is complete or not there: it is unpacked beside and renamed. What a dead process left
-half unpacked is cleared by the next collection (its folder is locked as long as its maker lives).
+``root/oci/layers/<diff ID in hex>/fs`` is complete or not there: it is unpacked beside and renamed. Whoever needs a layer
+first unpacks it, and the others wait for that one (a lock that ends with its holder's life) instead of doing the same work.
+What a dead process left half unpacked is cleared by the next collection.
+
+A layer that is used bears a tick of the store's clock, like a blob, and is found and touched under the lock that removing
+takes: under a lease, what :meth:`Unpacked.one` gave stays.
 """
 
 from __future__ import annotations
@@ -11,10 +15,11 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from bayplan.oci.image import Image, Layer
-from bayplan.oci.layer import unpack
+from bayplan.oci.lease import locked_file
 from bayplan.oci.store import Store
 
 
@@ -23,7 +28,6 @@ class Unpacked:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._beside = store.folder / "unpacking"
 
     def path(self, layer: Layer) -> Path:
         """Where the layer lies or would lie."""
@@ -32,49 +36,98 @@ class Unpacked:
     def lower(self, image: Image) -> list[Path]:
         """The folders of all layers, topmost first (as overlayfs's ``lowerdir``), unpacking what is not there yet.
 
-        Raises BayplanError ``no-blob``, ``bad-archive``, ``digest-mismatch``.
+        Hold a lease unless something refers to the image. Raises BayplanError ``no-blob``, ``bad-archive``,
+        ``digest-mismatch``, ``disk-full``.
         """
         return [self.one(layer) for layer in reversed(image.layers)]
 
     def one(self, layer: Layer) -> Path:
-        """The folder of one layer."""
-        target = self._store.layers / layer.diff_id.hex
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(target)
-            return target / "fs"
+        """The folder of one layer; see :meth:`lower`."""
+        path = self.path(layer)
         self._store.ensure()
-        self._beside.mkdir(mode=0o700, exist_ok=True)
-        draft = self._beside / f"{layer.diff_id.hex[:16]}-{secrets.token_hex(6)}"
-        draft.mkdir(mode=0o711)
-        held = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            (draft / "fs").mkdir(mode=0o755)
-            with self._store.open(layer.descriptor.digest) as stream:
-                unpack(stream, draft / "fs", expected=layer.diff_id)
-            try:
-                draft.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-                shutil.rmtree(draft, ignore_errors=True)  # somebody else was quicker
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        finally:
-            os.close(held)
-        return target / "fs"
+        if not self._touch(path.parent):
+            with self._alone(layer):
+                if not self._touch(path.parent):
+                    self._unpack(layer, path.parent)
+        return path
+
+    def adopt(self, layer: Layer, folder: Path) -> Path:
+        """Make ``folder`` (on the root's file system) the unpacked form of ``layer``, which it must be already.
+
+        It is moved, or removed where the layer was unpacked before. For the upper folder that a layer was packed from.
+        """
+        path = self.path(layer)
+        self._store.ensure()
+        with self._alone(layer):
+            if self._touch(path.parent):
+                shutil.rmtree(folder)
+            else:
+                with self._draft(layer) as draft:
+                    folder.rename(draft / "fs")
+                    self._show(draft, path.parent)
+        return path
 
     def sweep(self) -> None:
-        """Clear what dead processes left half unpacked."""
-        with contextlib.suppress(FileNotFoundError):
-            for entry in list(os.scandir(self._beside)):
-                with contextlib.suppress(FileNotFoundError):
-                    descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                    try:
-                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        shutil.rmtree(entry.path, ignore_errors=True)
-                    except BlockingIOError:
-                        continue
-                    finally:
-                        os.close(descriptor)
+        """Clear what dead processes left half unpacked, and half written; a collection does it too."""
+        from bayplan.oci.collect import empty_trash, sweep
+
+        self._store.ensure()
+        sweep(self._store)
+        empty_trash(self._store)
+
+    # -- one layer -------------------------------------------------------------------------------------------------
+
+    def _touch(self, folder: Path) -> bool:
+        """Whether the layer is there; then it stays as long as a lease that lives now."""
+        try:
+            with self._store.leases.touching() as tick:
+                os.utime(folder, ns=(tick, tick))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _unpack(self, layer: Layer, target: Path) -> None:
+        from bayplan.oci.layer import unpack
+
+        with self._draft(layer) as draft, self._store.open(layer.descriptor.digest) as stream:
+            (draft / "fs").mkdir(mode=0o755)
+            unpack(stream, draft / "fs", expected=layer.diff_id)
+            self._show(draft, target)
+
+    def _show(self, draft: Path, target: Path) -> None:
+        """From draft to layer, with a tick that is not older than any lease."""
+        with self._store.leases.touching() as tick:
+            os.utime(draft, ns=(tick, tick))
+            draft.rename(target)
+
+    @contextlib.contextmanager
+    def _alone(self, layer: Layer) -> Iterator[None]:
+        """One maker a layer; the others wait, as long as that one lives."""
+        path = self._store.unpacking / f"{layer.diff_id.hex}.lock"
+        descriptor = locked_file(path)
+        try:
+            yield
+        finally:
+            # Removed while locked: who waits for it sees that, and takes a new one.
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _draft(self, layer: Layer) -> Iterator[Path]:
+        """A folder to unpack in; if it still lies there at the end, it goes."""
+        while True:
+            draft = self._store.unpacking / f"{layer.diff_id.hex[:16]}-{secrets.token_hex(6)}"
+            draft.mkdir(mode=0o711)
+            held = None
+            with contextlib.suppress(FileNotFoundError):
+                held = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(held), draft.stat()):
+                    break
+            if held is not None:  # swept in the instant before it was locked
+                os.close(held)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            os.close(held)
