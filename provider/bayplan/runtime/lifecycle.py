@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
-from bayplan.runtime import cgroup, conmon, transitions
+from bayplan.runtime import cgroup, conmon, logs, transitions
 from bayplan.runtime.codec import secrets_of, spec_json
 from bayplan.runtime.container import State, load, state_of
 from bayplan.runtime.definitions import Definitions
 from bayplan.runtime.effective import ImageDefaults, effective, signal_number
 from bayplan.runtime.kernel import boot_id, until
 from bayplan.runtime.names import check_name
-from bayplan.runtime.ociruntime import OciRuntime, runtime_for
+from bayplan.runtime.ociruntime import OciRuntime, require_root, runtime_for
 from bayplan.runtime.prepare import find_init, prepare
 from bayplan.runtime.record import Files, Phase, Status, gone, read_json
 from bayplan.runtime.spec import ContainerSpec
@@ -68,6 +68,7 @@ class Lifecycle:
         """
         from bayplan.oci.store import Store
 
+        require_root()
         check_name(spec.name)
         with Store(self.root).lease():
             what = effective(spec, self._defaults(spec.image))
@@ -229,6 +230,7 @@ class Lifecycle:
         if files.live.exists():
             transitions.release(self.root, files, runtime)
         files.clear_drafts()
+        logs.rotate(files)
         starting = files.change_status(
             before,
             phase=Phase.STARTING,
@@ -407,13 +409,11 @@ class Lifecycle:
 
     def exited_at_once(self, files: Files) -> BayplanError:
         """The error that tells how a container ended that should run, with its last words."""
-        from bayplan.runtime.logs import tail_text
-
         found = load(files)
         name = found.name if found else files.id[:12]
         status = found.status if found else Status()
         how = f"exited at once with code {status.exit_code}" + (" (out of memory)" if status.oom else "")
-        said = tail_text(files, 5)
+        said = logs.tail_text(files, 5)
         return BayplanError(
             "exited-at-once",
             f"the container {name} {how}",

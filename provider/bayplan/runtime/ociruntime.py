@@ -220,15 +220,17 @@ def runtime_for(root: RootPlace) -> OciRuntime:
     return probe(root.run_dir / "live" / ".runtime", root.run_dir.parent / "oci-runtime.json")
 
 
-def helper_missing(name: str, package: str) -> BayplanError:
-    return BayplanError("program-missing", f"{name} is not installed", hint=f"apt-get install {package}")
+def require_root() -> None:
+    """Raises BayplanError ``needs-root``: containers of ordinary users are not supported yet."""
+    if os.geteuid() != 0:
+        raise BayplanError("needs-root", "containers on this machine are made by root", hint="run it with sudo")
 
 
 def require(name: str, package: str) -> str:
     """The path of a program of the distribution. Raises BayplanError ``program-missing`` naming the package."""
     found = find_program(name)
     if found is None:
-        raise helper_missing(name, package)
+        raise BayplanError("program-missing", f"{name} is not installed", hint=f"apt-get install {package}")
     return found
 
 

@@ -31,7 +31,14 @@ from bayplan.runtime.capabilities import granted
 from bayplan.runtime.effective import DEFAULT_PATH
 from bayplan.runtime.kernel import Process, unmount
 from bayplan.runtime.live import close_live, open_live
-from bayplan.runtime.ociruntime import CLEAN_ENV, OciRuntime, cgroups_unified, runtime_for, runtime_message
+from bayplan.runtime.ociruntime import (
+    CLEAN_ENV,
+    OciRuntime,
+    cgroups_unified,
+    require_root,
+    runtime_for,
+    runtime_message,
+)
 from bayplan.runtime.prepare import masked_paths, write_config
 from bayplan.runtime.record import Files, RootPlace, write_json
 from bayplan.runtime.rootfs import Overlay, find_user, make_working_directory, mount_overlay
@@ -76,6 +83,7 @@ class OciStepRunner:
 
         Raises BayplanError ``step-failed`` when it cannot be started, ``step-timeout`` when it was killed for its time.
         """
+        require_root()
         files = Files.of(self._root, PREFIX + secrets.token_hex(8))
         with self._guard:
             if self._runtime is None:
