@@ -182,8 +182,9 @@ class FakePlace:
         thing = self.world.things[observed.id]
         thing.stack, thing.address = stack, address
 
-    def recover(self) -> None:
+    def recover(self) -> bool:
         """Nothing lies below a plan's sight here."""
+        return False
 
     def stacks(self) -> Sequence[str]:
         return sorted({thing.stack for thing in self.world.things.values()})

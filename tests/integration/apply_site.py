@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,14 +25,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from runtime_world import World, eventually
+from runtime_world import World, eventually, leftovers
 
 from bayplan.cli.main import main
 from bayplan.oci.digest import Digest
 from bayplan.oci.names import Names
+from bayplan.targets.embedded.garbage import referrers
 
 PROVIDER = Path(__file__).parents[2] / "provider"
 BOX = "box:1"
+#: Folders below a root in which only work in progress lies.
+SCRATCH = (
+    "build/tmp",
+    "containers/.creating",
+    "containers/.trash",
+    "containers/.attaching",
+    "oci/incoming",
+    "oci/unpacking",
+    "oci/trash",
+    "oci/leases",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Site:
         places = ["--root", str(self.world.root.path)]
         if words[0] not in ("container", "image", "registry", "system", "volume", "network"):
             places += ["--state", str(self.state), "-f", str(self.file)]
-        if words[0] in ("apply", "destroy") and "--yes" not in words and not words[1:2] == ("PLAN",):
+        if words[0] in ("apply", "destroy") and "--yes" not in words and words[1:2] != ("PLAN",):
             places.append("--yes")
         verbs = 2 if words[0] in ("state", "container", "image") else 1
         return [*words[:verbs], *places, *words[verbs:]]
@@ -232,6 +245,44 @@ def fingerprint(*folders: Path) -> dict[str, str]:
     return found
 
 
+def astray(world: World, scratch: Sequence[str] = SCRATCH) -> list[str]:
+    """What of a root stands in the kernel, in /run, among the processes or in its own folders and belongs to no container
+    that is there; and blobs to which nothing refers."""
+    ids = [one.id for one in world.runtime.list()]
+    names = [one.name for one in world.runtime.list()]
+    found = []
+    for line in leftovers(world.root):
+        kind, _, rest = line.partition(" ")
+        shared = rest.endswith("/live") or "aardvark-dns" in rest or line.startswith("table ip")
+        if ids and shared:
+            continue
+        if line.startswith(".names/"):
+            if line.removeprefix(".names/") not in names:
+                found.append(line)
+        elif line.startswith(("control group", "live:")):
+            listed = re.findall(r"'([0-9a-f]{64})'", line)
+            if not ids or any(one not in ids for one in listed):
+                found.append(line)
+        elif not any(one in line for one in ids):
+            found.append(line)
+    attached = sum(one.running and one.spec.network_mode == "bridge" for one in world.runtime.list())
+    links = [name for name in os.listdir("/sys/class/net") if name.startswith(f"bp{world.root.hash}v")]
+    if len(links) != sum(
+        len(one.spec.networks) or 1 for one in world.runtime.list() if one.running and one.spec.network_mode == "bridge"
+    ):
+        found.append(f"links {links} for {attached} containers")
+    bridges = [name for name in os.listdir("/sys/class/net") if name.startswith(f"bp{world.root.hash}b")]
+    if bridges and not attached:
+        found.append(f"bridges {bridges}")
+    usage = world.store.usage(referrers(world.root))
+    if usage.free_blobs or usage.free_layers:
+        found.append(f"{usage.free_blobs} blobs and {usage.free_layers} layers to which nothing refers")
+    for folder in scratch:
+        where = world.root.path / folder
+        found += [str(each) for each in where.iterdir()] if where.is_dir() else []
+    return found
+
+
 def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
     """A signal to one process that we started, and its end."""
     process.send_signal(number)
@@ -245,7 +296,9 @@ def texts(found: Sequence[Any]) -> list[str]:
 __all__ = [
     "BOX",
     "Ran",
+    "SCRATCH",
     "Site",
+    "astray",
     "busybox_context",
     "eventually",
     "fingerprint",

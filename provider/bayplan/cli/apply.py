@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan is not None:
         return carry_out_saved(engine, arguments)
     definitions = engine.define(load_stack(arguments))
+    engine.mend(definitions)
     return carry_out(
         engine,
         lambda: engine.plan(definitions, only=arguments.target, replace_=arguments.replace),

@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     engine = make_engine(arguments)
     definitions = engine.define(load_stack(arguments))
+    engine.mend(definitions)
     return carry_out(
         engine,
         lambda: engine.plan(definitions, only=arguments.target, destroy=True),

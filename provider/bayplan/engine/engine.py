@@ -52,6 +52,8 @@ class Planned:
     recorded: Mapping[tuple[str, str], Recorded]
     seen_run: int
     whole: bool = True
+    destroy: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -60,12 +62,24 @@ class Planned:
 
     @property
     def vanished(self) -> list[Recorded]:
-        """Rows of resources that are neither declared nor there any more: the state may forget them."""
+        """Rows of resources that are not there any more and are not to be: the state may forget them."""
         touched = {operation.address for operation in self.plan.operations}
         return [
             row
             for row in self.recorded.values()
-            if row.address not in self.desired and row.address not in touched and not self.world.objects.get(row.address)
+            if (self.destroy or row.address not in self.desired)
+            and row.address not in touched
+            and not self.world.objects.get(row.address)
+        ]
+
+    @property
+    def forgotten(self) -> list[tuple[str, str]]:
+        """The rows to drop when this is applied: those that vanished, as far as this plan is about them."""
+        aims = set(self.only) if self.destroy else set()
+        return [
+            (row.place, row.address)
+            for row in self.vanished
+            if self.whole or row.address in aims or row.address.partition("[")[0] in aims
         ]
 
 
@@ -165,6 +179,8 @@ class Engine:
             scope,
             latest,
             whole=prune and not only,
+            destroy=destroy,
+            only=tuple(only),
         )
 
     def _places_of(self, definitions: Definitions, rows: Mapping[tuple[str, str], Recorded]) -> dict[str, Place]:
@@ -179,6 +195,24 @@ class Engine:
 
     # -- applying --------------------------------------------------------------------------------------------------
 
+    def mend(self, definitions: Definitions) -> None:
+        """What an apply and a destroy begin with: where the last run died, finish or undo what it left half done.
+
+        That lies below a plan's sight, and changes what a plan sees: done after the plan was made it would make the plan's
+        operations stale.
+        """
+        state = self.state(definitions.stack)
+        rows = state.recorded() if state.interrupted() else None
+        state.close()
+        if rows is None:
+            return
+        places = self._places_of(definitions, rows)
+        with ExitStack() as held:
+            for lock in self._locks(definitions.stack, list(places)):
+                held.enter_context(lock)
+            for place in places.values():
+                place.recover()
+
     def apply(self, planned: Planned, *, verb: str, sink: Sink, cancel: Cancel | None = None) -> Applied:
         """Carry a plan out, exactly; operations whose object changed since fail alone, with their dependants.
 
@@ -186,7 +220,7 @@ class Engine:
         """
         plan = planned.plan
         adopted, forgotten = self._bookkeeping(planned)
-        if plan.empty and not adopted and not forgotten and self._settled(planned):
+        if plan.empty and not adopted and not forgotten and self._settled(planned, verb):
             return Applied(Report(()), self._outputs(planned, planned.plan.known, Redactor()))
         names = sorted({operation.place for operation in plan.operations} | {self.home})
         with ExitStack() as held:
@@ -196,6 +230,7 @@ class Engine:
             held.callback(state.close)
             for name in names:
                 self.place(name).recover()
+            died = state.interrupted()
             state.write(adopted, forgotten)
             run = state.start_run(verb, planned.digest, _who())
             redactor = Redactor()
@@ -214,7 +249,7 @@ class Engine:
             )
             report = walk.go()
             outputs = self._outputs(planned, walk.outputs, redactor) if verb != "destroy" else {}
-            swept = self._sweep(planned, names) if report.finished else ""
+            swept = self._sweep(planned, names, died=died) if report.finished or died else ""
             outcome = "ok" if report.ok else "cancelled" if report.cancelled else "failed"
             state.end_run(run, outcome, outputs if report.ok or verb == "destroy" else None)
         return Applied(report, outputs, swept)
@@ -233,7 +268,8 @@ class Engine:
             state = self.state(planned.plan.stack)
             latest = state.latest_run()
             state.close()
-            if latest != planned.seen_run:
+            mended = [self.place(name).recover() for name in names]
+            if any(mended) or latest != planned.seen_run:
                 planned = make()
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
 
@@ -243,11 +279,12 @@ class Engine:
         paths.append(self.settings.state / f"{stack}.lock")
         return [Lock(path, f"stack {stack}", timeout=timeout) for path in paths]
 
-    def _settled(self, planned: Planned) -> bool:
+    def _settled(self, planned: Planned, verb: str) -> bool:
         """Whether an empty plan leaves nothing to write down: no dead run, and the outputs as they stand."""
         state = self.state(planned.plan.stack)
         try:
-            return not state.pending() and state.outputs() == self._outputs(planned, planned.plan.known, Redactor())
+            outputs = self._outputs(planned, planned.plan.known, Redactor()) if verb != "destroy" else {}
+            return not state.interrupted() and state.outputs() == outputs
         finally:
             state.close()
 
@@ -266,8 +303,7 @@ class Engine:
             if row is not None and row.imported and row.uid == found.uid:
                 continue
             adopted.append(adopt(found, wanted))
-        forgotten = [(row.place, row.address) for row in planned.vanished] if planned.whole else []
-        return adopted, forgotten
+        return adopted, planned.forgotten
 
     def _outputs(
         self, planned: Planned, known: Mapping[str, Mapping[str, Value]], redactor: Redactor
@@ -284,10 +320,11 @@ class Engine:
                 continue  # its resource failed or was left out; the report says so
         return found
 
-    def _sweep(self, planned: Planned, names: Sequence[str]) -> str:
-        """Blobs that this plan made unreferenced go at once, so that a destroy leaves nothing behind."""
+    def _sweep(self, planned: Planned, names: Sequence[str], *, died: bool) -> str:
+        """Blobs that this plan made unreferenced go at once, so that a destroy leaves nothing behind; those of a run that
+        ``died`` before it came to that, too."""
         freeing = {Action.DELETE, Action.REPLACE, Action.BUILD, Action.LOAD, Action.COPY, Action.TAG, Action.PUSH}
-        if not any(operation.action in freeing for operation in planned.plan.operations):
+        if not died and not any(operation.action in freeing for operation in planned.plan.operations):
             return ""
         return "; ".join(filter(None, (self.place(name).sweep(planned.plan.stack) for name in names)))
 

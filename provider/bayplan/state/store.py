@@ -185,6 +185,16 @@ class State:
             return []
         return self._steps("WHERE phase IN ('begin', 'unknown') ORDER BY step", ())
 
+    def interrupted(self) -> bool:
+        """Whether the newest run died, or left an operation of which nobody knows how it ended."""
+        if not self.exists:
+            return False
+        db = self._connect()
+        newest = db.execute("SELECT outcome FROM runs ORDER BY run DESC LIMIT 1").fetchone()
+        if newest is not None and not newest[0]:
+            return True
+        return bool(db.execute("SELECT 1 FROM steps WHERE phase IN ('begin', 'unknown') LIMIT 1").fetchone())
+
     def steps(self, run: int) -> list[StepRow]:
         """The journal of one run."""
         return self._steps("WHERE run = ? ORDER BY step", (run,)) if self.exists else []

@@ -72,8 +72,11 @@ class Place(Target, Protocol):
         """Give an object another identity (``state mv``), or none (``stack`` empty: ``state rm``)."""
         ...
 
-    def recover(self) -> None:
-        """Finish or clear away what a process that died here left half done, below what a plan can see."""
+    def recover(self) -> bool:
+        """Finish or clear away what a process that died here left half done, below what a plan can see.
+
+        True where there was something: a plan that was made before is made of what is not any more.
+        """
         ...
 
     def stacks(self) -> Sequence[str]:

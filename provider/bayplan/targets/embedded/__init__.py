@@ -251,9 +251,9 @@ class EmbeddedPlace:
         }
         sources[observed.kind].relabel(observed, stack, address)
 
-    def recover(self) -> None:
+    def recover(self) -> bool:
         self._root.ensure()
-        self._runtime.recover()
+        return bool(self._runtime.recover())
 
     def sweep(self, stack: str) -> str:
         del stack  # what is unreferenced is nobody's
