@@ -125,7 +125,7 @@ def read_manifest(data: bytes) -> Manifest | Index:
     return Manifest(config, layers, media_type or MediaType.MANIFEST, subject, artifact_type, annotations)
 
 
-def canonical_json(document: Mapping[str, Any]) -> bytes:
+def canonical_json(document: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """Compact JSON in the order given: the bytes that a digest is taken of."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -5,12 +5,14 @@ are plain ustar where they fit (names to 255 bytes, ids to 2 million, sizes to 8
 extended attributes are ``SCHILY.xattr.*`` as every container tool writes them. Python's tarfile is neither fast nor strict
 enough for this: it costs four times as much, and reads what nobody should accept.
 
-The reader takes what tools produce: ustar, pax (also global headers), GNU long names and base-256 numbers. Sparse files and
-archives that end early are refused.
+The reader takes what tools produce: ustar, pax (also global headers), GNU long names and base-256 numbers. Archives come
+from strangers: every number is checked for what the kernel can take, headers are bounded, sparse files and archives that
+end in the middle of something are refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -18,8 +20,15 @@ from typing import BinaryIO
 from bayplan.errors import BayplanError
 
 BLOCK = 512
-#: Bytes of pax records of one entry, and of a long name: more is an attack.
+#: Bytes of all extended headers of one entry (or of all global ones): more is an attack.
 _HEADER_LIMIT = 1 << 20
+_MAX_ID = (1 << 32) - 2
+_MAX_TIME = 1 << 40  # seconds; some 35,000 years
+_MAX_SIZE = 1 << 62
+_TIME = re.compile(rb"-?[0-9]{1,19}(\.[0-9]*)?")
+_OCTAL = re.compile(rb"[0-7]+")
+#: Mode, owner, group, size and time as nearly every tool writes them; the rest goes the long way.
+_USUAL = re.compile(rb"([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{11})[\0 ]([0-7]{11})[\0 ]")
 
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _XATTR = "SCHILY.xattr."
@@ -92,6 +101,7 @@ def padding(size: int) -> bytes:
 
 #: What ends an archive.
 END = b"\0" * (2 * BLOCK)
+_ZEROS = b"\0" * BLOCK
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes | None]:
@@ -175,21 +185,31 @@ class Content:
         return data
 
 
-def entries(stream: BinaryIO) -> Iterator[tuple[Entry, Content]]:
-    """The entries of an archive in order, each with its content. Raises BayplanError ``bad-archive``."""
+def entries(stream: BinaryIO, *, ended: bool = False) -> Iterator[tuple[Entry, Content]]:
+    """The entries of an archive in order, each with its content. Raises BayplanError ``bad-archive``.
+
+    With ``ended`` the archive must have its end mark (layers need none: their digest tells whether they are whole).
+    """
     everywhere: dict[str, bytes] = {}
     own: dict[str, bytes] = {}
+    extended = {b"g": 0, b"": 0}  # bytes of headers so far: global ones, and those of the coming entry
     while True:
         block = _exactly(stream, BLOCK)
-        if block is None or not any(block):
+        if block is None or block == _ZEROS:
+            if own or (ended and block is None):
+                raise bad_archive("it is cut short")
             return
         kind = block[156:157]
-        size = _number(block[124:136])
-        if sum(block[:148]) + 32 * 8 + sum(block[156:]) != _number(block[148:156]):
+        usual = _USUAL.match(block, 100)
+        numbers = [int(one, 8) for one in usual.groups()] if usual else _numbers(block)
+        size = numbers[3]
+        if sum(block) + 32 * 8 - sum(block[148:156]) != _number(block[148:156]):
             raise bad_archive("a header's checksum is wrong")
         if kind in (b"x", b"g", b"L", b"K"):
-            if size > _HEADER_LIMIT:
-                raise bad_archive(f"a header of {size} bytes")
+            whose = b"g" if kind == b"g" else b""
+            extended[whose] += size + BLOCK
+            if extended[whose] > _HEADER_LIMIT:
+                raise bad_archive("an entry has extended headers of more than a megabyte")
             body = _exactly(stream, size + (-size % BLOCK)) if size else b""
             if body is None:
                 raise bad_archive("it ends in a header")
@@ -199,10 +219,11 @@ def entries(stream: BinaryIO) -> Iterator[tuple[Entry, Content]]:
             elif kind == b"g":
                 everywhere.update(_records(body))
             else:
-                own["path" if kind == b"L" else "linkpath"] = body.rstrip(b"\0")
+                own["path" if kind == b"L" else "linkpath"] = body.partition(b"\0")[0]
             continue
-        entry = _entry(block, kind, size, {**everywhere, **own} if everywhere else own)
+        entry = _entry(block, kind, numbers, {**everywhere, **own} if everywhere else own)
         own = {}
+        extended[b""] = 0
         content = Content(stream, entry.size)
         rest = -entry.size % BLOCK
         yield entry, content
@@ -212,13 +233,19 @@ def entries(stream: BinaryIO) -> Iterator[tuple[Entry, Content]]:
             raise bad_archive("it ends in the middle of a block")
 
 
-def _entry(block: bytes, kind: bytes, size: int, records: Mapping[str, bytes]) -> Entry:
+def _numbers(block: bytes) -> list[int]:
+    """Mode, owner, group, size and time of a header."""
+    places = ((100, 108), (108, 116), (116, 124), (124, 136))
+    return [*(_number(block[start:end]) for start, end in places), _number(block[136:148], signed=True)]
+
+
+def _entry(block: bytes, kind: bytes, numbers: list[int], records: Mapping[str, bytes]) -> Entry:
+    mode, uid, gid, size, seconds = numbers
     name = block[:100].partition(b"\0")[0]
     if block[257:262] == b"ustar" and block[262:263] != b" " and (prefix := block[345:500].partition(b"\0")[0]):
         name = prefix + b"/" + name
     link = block[157:257].partition(b"\0")[0]
-    uid, gid = _number(block[108:116]), _number(block[116:124])
-    mtime = float(_number(block[136:148]))
+    mtime = float(seconds)
     xattrs: dict[str, bytes] = {}
     for key, value in records.items():
         if key == "path":
@@ -232,10 +259,9 @@ def _entry(block: bytes, kind: bytes, size: int, records: Mapping[str, bytes]) -
         elif key == "gid":
             gid = _decimal(value)
         elif key == "mtime":
-            try:
-                mtime = float(value)
-            except ValueError:
-                raise bad_archive("a time is not a number") from None
+            if not _TIME.fullmatch(value):
+                raise bad_archive("a time is not a number")
+            mtime = float(value)
         elif key.startswith(_XATTR):
             xattrs[key.removeprefix(_XATTR)] = value
         elif key.startswith("GNU.sparse"):
@@ -246,17 +272,24 @@ def _entry(block: bytes, kind: bytes, size: int, records: Mapping[str, bytes]) -
         raise bad_archive("it holds a sparse file", "make it again without --sparse")
     if kind not in (REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO):
         raise bad_archive(f"an entry is of the unknown type {kind!r}")
+    if not 0 <= size <= _MAX_SIZE or abs(mtime) > _MAX_TIME or max(uid, gid) > _MAX_ID:
+        raise bad_archive("a size, time or owner is out of range")
+    major = minor = 0
+    if kind in (CHARACTER, BLOCKDEV):
+        major, minor = _number(block[329:337]), _number(block[337:345])
+        if major >= 1 << 12 or minor >= 1 << 20:
+            raise bad_archive("a device number is out of range")
     return Entry(
         name=name.decode("utf-8", "surrogateescape"),
         type=kind,
-        mode=_number(block[100:108]) & 0o7777,
+        mode=mode & 0o7777,
         uid=uid,
         gid=gid,
         size=size if kind == REGULAR else 0,
         mtime=mtime,
         link=link.decode("utf-8", "surrogateescape"),
-        major=_number(block[329:337]) if kind in (CHARACTER, BLOCKDEV) else 0,
-        minor=_number(block[337:345]) if kind in (CHARACTER, BLOCKDEV) else 0,
+        major=major,
+        minor=minor,
         xattrs=xattrs,
     )
 
@@ -277,18 +310,20 @@ def _records(body: bytes) -> dict[str, bytes]:
     return found
 
 
-def _number(raw: bytes) -> int:
-    """An octal number, or GNU's base 256."""
+def _number(raw: bytes, *, signed: bool = False) -> int:
+    """An octal number, or GNU's base 256; ``signed`` for times before 1970."""
     if raw[0] & 0x80:
-        number = int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
         if raw[0] & 0x40:
-            raise bad_archive("a number is negative")
-        return number
-    text = raw.partition(b"\0")[0].strip()
-    try:
-        return int(text, 8) if text else 0
-    except ValueError:
-        raise bad_archive("a number in a header is not octal") from None
+            if not signed:
+                raise bad_archive("a number is negative")
+            return int.from_bytes(raw, "big", signed=True)
+        return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
+    text = raw.partition(b"\0")[0].strip(b" ")
+    if not text:
+        return 0
+    if not _OCTAL.fullmatch(text):
+        raise bad_archive("a number in a header is not octal")
+    return int(text, 8)
 
 
 def _decimal(raw: bytes) -> int:
