@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A command: the module that has ``configure(parser)`` and ``run(arguments) -> int``, and its line of help."""
+class Entry(NamedTuple):
+    """A command: the module that has ``configure(parser)`` and ``run(arguments) -> int``, and its line of help.
+
+    ``brief``: it reads, tells and ends, and is run without the collector of cycles.
+    """
 
     module: str
     help: str
     group: str
+    brief: bool = False
 
 
 _STACK = "stacks"
@@ -20,14 +23,14 @@ _REST = "besides"
 
 COMMANDS: dict[str, Entry] = {
     "init": Entry("init", "write a first stack that applies as it is", _STACK),
-    "validate": Entry("validate", "check the definitions and tell every mistake at once", _STACK),
-    "plan": Entry("plan", "show exactly what an apply would do", _STACK),
+    "validate": Entry("validate", "check the definitions and tell every mistake at once", _STACK, brief=True),
+    "plan": Entry("plan", "show exactly what an apply would do", _STACK, brief=True),
     "apply": Entry("apply", "make the world what the definitions say", _STACK),
     "destroy": Entry("destroy", "remove what the stack made, and only that", _STACK),
-    "drift": Entry("drift", "say what changed outside", _STACK),
+    "drift": Entry("drift", "say what changed outside", _STACK, brief=True),
     "import": Entry("import_", "adopt a container, image, repository, network or volume that exists", _STACK),
-    "output": Entry("output", "print the outputs of the last apply", _STACK),
-    "graph": Entry("graph", "draw the resources and what depends on what (DOT or SVG)", _STACK),
+    "output": Entry("output", "print the outputs of the last apply", _STACK, brief=True),
+    "graph": Entry("graph", "draw the resources and what depends on what (DOT or SVG)", _STACK, brief=True),
     "state": Entry("state", "what bayplan remembers: list, show, mv, rm, rebuild, history", _STACK),
     "schema": Entry("schema", "print the schema of a kind, of stack files or of an output", _STACK),
     "image": Entry("image", "build, list, pull, push, inspect and remove images", _HAND),

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TextIO
 
+from bayplan.cli.colours import colour
 from bayplan.cli.interrupt import interruptible
-from bayplan.cli.render import LiveSink, PlainSink, colour, print_json, report_as_output, summary
+from bayplan.cli.render import LiveSink, PlainSink, print_json, report_as_output, summary
 from bayplan.engine import Applied, Engine, Planned
 from bayplan.errors import BayplanError, UsageError
 from bayplan.execute.events import Sink

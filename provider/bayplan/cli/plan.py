@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from bayplan import kinds
-    from bayplan.plan import codec, notation
+    from bayplan.plan import notation
 
     engine = make_engine(arguments)
     planned = engine.plan(
@@ -38,10 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         save(planned, arguments.out)
     if arguments.json:
         from bayplan.cli.render import print_json
+        from bayplan.plan import codec
 
         print_json(codec.as_output(plan))
     else:
-        from bayplan.cli.render import colour
+        from bayplan.cli.colours import colour
 
         sys.stdout.write(colour(notation.long(plan, kinds.load()) if arguments.verbose else notation.short(plan)) + "\n")
     if plan.problems:

@@ -7,26 +7,27 @@ effect, so that a state that was lost or lags behind is right again after any ap
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayplan import kinds
 from bayplan.engine.definitions import Definitions, define
 from bayplan.engine.look import current, look
 from bayplan.errors import BayplanError
-from bayplan.execute.events import Report, Sink
 from bayplan.execute.values import Redactor, holds_secret, resolve
-from bayplan.execute.walk import Cancel, Walk
-from bayplan.plan.codec import digest as plan_digest
 from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Value, World
 from bayplan.plan.planner import plan as make_plan
 from bayplan.stack import Stack
 from bayplan.state import Lock, State
 from bayplan.targets.model import Place
+
+if TYPE_CHECKING:
+    from bayplan.execute.events import Report, Sink
+    from bayplan.execute.walk import Cancel
 
 _MASKED = "(secret)"
 
@@ -58,7 +59,9 @@ class Planned:
     @property
     def digest(self) -> str:
         """The digest of the whole plan."""
-        return plan_digest(self.plan)
+        from bayplan.plan.codec import digest
+
+        return digest(self.plan)
 
     @property
     def vanished(self) -> list[Recorded]:
@@ -218,6 +221,9 @@ class Engine:
 
         Takes the stack's locks; raises BayplanError ``locked`` when another process keeps them too long.
         """
+        from bayplan.execute.events import Report
+        from bayplan.execute.walk import Cancel, Walk
+
         plan = planned.plan
         adopted, forgotten = self._bookkeeping(planned)
         if plan.empty and not adopted and not forgotten and self._settled(planned, verb):
@@ -359,9 +365,11 @@ def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[st
     by_address = {row.address: row for row in rows.values()}
     for address in world.objects:
         found = current(world.objects, address)
-        if found is None or not found.recorded:
-            continue
         row = by_address.get(address)
+        if found is None or (row is not None and row.uid == found.uid and row.fields == found.recorded):
+            continue
+        if not found.recorded:
+            continue
         if row is None or row.uid != found.uid or row.place != found.place:
             by_address[address] = adopt(found, None)
         elif row.fields != found.recorded:
@@ -370,6 +378,8 @@ def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[st
 
 
 def _who() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -10,6 +10,7 @@ import json
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
+_read = json.JSONDecoder().raw_decode
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -31,7 +32,7 @@ class Written(Mapping[str, Any]):
         """The map itself."""
         if self._map is None:
             try:
-                found = json.loads(self.text)
+                found, _ = _read(self.text)
             except ValueError:
                 found = None
             self._map = found if isinstance(found, dict) else {}
@@ -42,6 +43,9 @@ class Written(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.read())
+
+    def __bool__(self) -> bool:
+        return self.text.startswith('{"') or bool(self.read())
 
     def __len__(self) -> int:
         return len(self.read())

@@ -89,6 +89,11 @@ class Registry:
         """The repositories that carry all of ``labels``, in the order of their names; linear in their number."""
         return self._database.read(lambda db: ledger.repositories(db, labels=labels))
 
+    def survey(self, key: str, value: str, showing: Sequence[str]) -> Sequence[tuple[str, ...]]:
+        """The repositories that carry the label ``key`` = ``value`` as plain tuples, in no order: (name, uid, mutability,
+        resource tags as JSON, value of each label in ``showing`` or None)."""
+        return self._database.read(lambda db: ledger.survey(db, key, value, showing))
+
     def catalog(self, after: str = "", limit: int = _EVERYTHING) -> tuple[str, ...]:
         """Names of repositories, in order."""
         return self._database.read(lambda db: ledger.catalog(db, after, limit))

@@ -156,7 +156,8 @@ class State:
         rows = self._connect().execute(
             "SELECT place, address, kind, uid, id, fields, known, outputs, depends_on, imported FROM resources"
         )
-        one_text = {}.setdefault  # thousands of rows share a place and a kind
+        texts: dict[str, str] = {}
+        one_text = texts.setdefault  # thousands of rows share a place and a kind
         return {
             (place, address): Recorded(
                 address,

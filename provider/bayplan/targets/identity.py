@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,6 +70,8 @@ class PlaceKey:
 
     def _make(self) -> bytes:
         """A new key. A plan on a root that does not exist makes none: its digests compare with nothing yet."""
+        import secrets
+
         key = secrets.token_bytes(32)
         if not self._path.parent.is_dir():
             return key

@@ -1,7 +1,11 @@
-"""One embedded root as a place: the cores of this machine behind the engine's port."""
+"""One embedded root as a place: the cores of this machine behind the engine's port.
+
+A core is imported when there is something of its sort to look at or to do: a plan of repositories never loads the runtime.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,26 +13,33 @@ from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError
 from bayplan.execute.port import Feedback, Order, Outcome
-from bayplan.oci.digest import Digest
-from bayplan.oci.image import Image
 from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
-from bayplan.oci.store import Store
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Value
-from bayplan.targets.embedded.containers import Containers
-from bayplan.targets.embedded.garbage import collect
-from bayplan.targets.embedded.grounds import NetworkGround, VolumeGround
-from bayplan.targets.embedded.images import Images
-from bayplan.targets.embedded.remotes import Remotes
-from bayplan.targets.embedded.repositories import Repositories
-from bayplan.targets.embedded.translate import defaults_of
 from bayplan.targets.identity import PlaceKey
 from bayplan.targets.model import ImageResolver, Sight
 
 if TYPE_CHECKING:
     from bayplan.build.builder import Builder
+    from bayplan.oci.digest import Digest
+    from bayplan.oci.store import Store
     from bayplan.registry.registry import Registry
     from bayplan.runtime.containers import Runtime
+    from bayplan.targets.embedded.containers import Containers
+    from bayplan.targets.embedded.grounds import NetworkGround, VolumeGround
+    from bayplan.targets.embedded.images import Images
+    from bayplan.targets.embedded.remotes import Remotes
+    from bayplan.targets.embedded.repositories import Repositories
+
+
+#: Where what each source looks at lies under the root.
+_PARTS = {
+    "containers": "_containers",
+    "networks": "_networks",
+    "volumes": "_volumes",
+    "oci/index.db": "_images",
+    "registry/registry.db": "_repositories",
+}
 
 
 class EmbeddedPlace:
@@ -42,10 +53,20 @@ class EmbeddedPlace:
         self._root = Root.at(path)
         self.place = f"embedded:{self._root.path}"
         self._key = PlaceKey(self._root.path / "key")
-        self._store = Store(self._root)
-        self._remotes = Remotes()
 
     # -- the cores -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _store(self) -> Store:
+        from bayplan.oci.store import Store
+
+        return Store(self._root)
+
+    @cached_property
+    def _remotes(self) -> Remotes:
+        from bayplan.targets.embedded.remotes import Remotes
+
+        return Remotes()
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -61,22 +82,32 @@ class EmbeddedPlace:
 
     @cached_property
     def _repositories(self) -> Repositories:
+        from bayplan.targets.embedded.repositories import Repositories
+
         return Repositories(self.place, self._registry)
 
     @cached_property
     def _images(self) -> Images:
+        from bayplan.targets.embedded.images import Images
+
         return Images(self.place, self._root, self._store, self._repositories, self._remotes, self._builder)
 
     @cached_property
     def _containers(self) -> Containers:
+        from bayplan.targets.embedded.containers import Containers
+
         return Containers(self.place, self._runtime, self._store, self.digest, self._images.fetch)
 
     @cached_property
     def _networks(self) -> NetworkGround:
+        from bayplan.targets.embedded.grounds import NetworkGround
+
         return NetworkGround(self.place, self._runtime)
 
     @cached_property
     def _volumes(self) -> VolumeGround:
+        from bayplan.targets.embedded.grounds import VolumeGround
+
         return VolumeGround(self.place, self._runtime)
 
     def _builder(self, resolve: Callable[[str], Digest]) -> Builder:
@@ -102,9 +133,9 @@ class EmbeddedPlace:
         seen: list[Observed] = []
         calls = 0
         if self._root.path.is_dir():
-            sources = (self._containers, self._networks, self._volumes, self._images, self._repositories)
-            for source in sources:
-                seen.extend(source.observe(stack))
+            for part, source in _PARTS.items():
+                if _inhabited(self._root.path / part):
+                    seen.extend(getattr(self, source).observe(stack))
                 calls += 1
             seen.extend(self._imported(recorded, {one.id for one in seen}))
         objects: dict[str, tuple[Observed, ...]] = {}
@@ -131,6 +162,7 @@ class EmbeddedPlace:
         found: dict[str, tuple[str, ...]] = {}
         containers = None
         repositories = None
+        names: set[str] | None = None
         keeping = {(stack, one.address): one for one in desired if one.kind == "Container"}
         for one in desired:
             ours = objects.get(one.address, ())
@@ -147,7 +179,9 @@ class EmbeddedPlace:
                 else:
                     ground = self._networks if one.kind == "Network" else self._volumes
                     taken = ground.find(one.name) is not None
-                if taken and not any(one.name in {o.name for o in many} for many in objects.values()):
+                if taken and names is None:
+                    names = {other.name for many in objects.values() for other in many}
+                if taken and one.name not in (names or ()):
                     what = one.kind.lower()
                     texts = [
                         f"a {what} named {one.name} exists and is not this stack's: import it, or choose another name"
@@ -203,6 +237,10 @@ class EmbeddedPlace:
         return None if found is None else str(found)
 
     def image_defaults(self, digest: str) -> Mapping[str, object]:
+        from bayplan.oci.digest import Digest
+        from bayplan.oci.image import Image
+        from bayplan.targets.embedded.translate import defaults_of
+
         return defaults_of(Image.load(self._store, Digest.parse(digest)).config, "")
 
     def find(self, kind: str, name: str) -> Observed | None:
@@ -257,6 +295,8 @@ class EmbeddedPlace:
 
     def sweep(self, stack: str) -> str:
         del stack  # what is unreferenced is nobody's
+        from bayplan.targets.embedded.garbage import collect
+
         found = collect(self._root, self._store)
         self._runtime.networks.teardown_if_unused()
         if not found.blobs and not found.layers:
@@ -265,3 +305,14 @@ class EmbeddedPlace:
 
     def lock_path(self, stack: str) -> Path:
         return self._root.path / "locks" / f"{stack}.lock"
+
+
+def _inhabited(part: Path) -> bool:
+    """Whether there can be anything: a file, or a folder in which more lies than what is hidden."""
+    try:
+        with os.scandir(part) as entries:
+            return any(not entry.name.startswith(".") for entry in entries)
+    except NotADirectoryError:
+        return True
+    except FileNotFoundError:
+        return False

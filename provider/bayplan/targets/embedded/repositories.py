@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import blake2b
 
 from bayplan.errors import BayplanError
 from bayplan.execute.port import Order, Outcome, Stale
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.plan.model import FOLLOWS, Action, Observed, Value
-from bayplan.registry.registry import Registry
+from bayplan.plan.written import written
 from bayplan.registry.model import Repository, TagMutability
+from bayplan.registry.registry import Registry
 from bayplan.targets import identity
 
 INTERNAL = "bayplan.internal"
@@ -33,37 +35,72 @@ class Repositories:
     @property
     def address(self) -> str:
         """How the registry is called in the uris that repositories output: the address declared last, else its own."""
-        return list(self.addresses)[-1]
+        return next(reversed(self.addresses))
 
     def observe(self, stack: str) -> list[Observed]:
-        return [self._seen(one) for one in self._registry.list({identity.STACK: stack})]
+        found = self._registry.survey(identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE))
+        known: dict[str, tuple[dict[str, str], str]] = {}  # many repositories carry the same few tags
+        seen = []
+        for name, uid, mutability, text, address, fields, force in found:
+            tags = known.get(text)
+            if tags is None:
+                tags = known[text] = _tags(json.loads(text))
+            seen.append(self._observed(name, uid, mutability, tags, address, written(fields or "{}"), force == "true"))
+        return seen
 
     def find(self, name: str) -> Observed | None:
-        return next((self._seen(one) for one in self._registry.list() if one.name == name), None)
+        found = self._described(name)
+        return None if found is None else self._seen(found)
+
+    def _described(self, name: str) -> Repository | None:
+        try:
+            return self._registry.describe(name)
+        except BayplanError as error:
+            if error.code == "repository-unknown":
+                return None
+            raise
 
     def names(self) -> set[str]:
         """Every repository's name."""
         return set(self._registry.catalog())
 
     def _seen(self, one: Repository) -> Observed:
-        found = identity.recorded(one.labels)
-        fields: dict[str, Value] = {
-            "repository_name": one.name,
-            "image_tag_mutability": one.mutability.value,
-            "tags": dict(one.tags),
-            "force_delete": one.labels.get(_FORCE) == "true",
-        }
+        return self._observed(
+            one.name,
+            one.uid,
+            one.mutability.value,
+            _tags(one.tags),
+            one.labels.get(identity.ADDRESS, ""),
+            identity.recorded(one.labels),
+            one.labels.get(_FORCE) == "true",
+        )
+
+    def _observed(
+        self,
+        name: str,
+        uid: str,
+        mutability: str,
+        tags: tuple[dict[str, str], str],
+        address: str,
+        recorded: Mapping[str, str],
+        force: bool,
+    ) -> Observed:
         return Observed(
-            address=one.labels.get(identity.ADDRESS, ""),
+            address=address,
             kind="Repository",
             place=self._place,
-            uid=one.uid,
-            id=one.name,
-            fields=fields,
-            hash=identity.object_hash(one.uid, fields),
-            recorded=found,
-            outputs=self.outputs(one.name),
-            name=one.name,
+            uid=uid,
+            id=name,
+            fields={
+                "repository_name": name,
+                "image_tag_mutability": mutability,
+                "tags": tags[0],
+                "force_delete": force,
+            },
+            hash=f"{uid} {mutability} {tags[1]}{' force' if force else ''}",
+            recorded=recorded,
+            outputs=self.outputs(name),
+            name=name,
         )
 
     def outputs(self, name: str) -> dict[str, Value]:
@@ -77,7 +114,7 @@ class Repositories:
         if operation.action is Action.CREATE:
             made = self._create(order, name)
             return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
-        found = next((one for one in self._registry.list() if one.name == operation.id), None)
+        found = self._described(operation.id)
         if operation.action is Action.DELETE:
             if found is not None:
                 self._check(order, found)
@@ -155,6 +192,12 @@ class Repositories:
             ours = set(_pushed(found))
             force = all(str(tag.digest) in ours for tag in self._registry.tags(found.name))
         self._registry.delete_repository(found.name, force=force)
+
+
+def _tags(tags: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Resource tags, and what stands for them in the precondition of operations."""
+    ordered = dict(sorted(tags.items()))
+    return ordered, blake2b(repr(ordered).encode(), digest_size=8).hexdigest()
 
 
 _FORCE = identity.PREFIX + "force-delete"
