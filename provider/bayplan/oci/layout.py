@@ -27,8 +27,9 @@ from bayplan.oci import tar
 from bayplan.oci.compression import decompressed
 from bayplan.oci.descriptor import Descriptor, MediaType
 from bayplan.oci.digest import Digest
-from bayplan.oci.image import Image, ImageConfig, Layer, canonical_json, parse_manifest
+from bayplan.oci.image import Image, ImageConfig, Layer, canonical_json
 from bayplan.oci.layer import copy_layer
+from bayplan.oci.manifest import Index, Manifest, read_manifest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import MANIFEST_LIMIT, Store
 from bayplan.oci.tar import Content, Entry, bad_archive
@@ -42,6 +43,8 @@ _CONTAINERD_NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _MAX_ENTRIES = 100_000
 _MAX_DOCUMENTS = 10_000
+#: Bytes of all documents at an archive's top, which are kept in memory.
+_MAX_MEMORY = 64 << 20
 _HINT = "load what `bayplan image save`, `docker save`, `podman save` or skopeo wrote"
 
 
@@ -139,6 +142,7 @@ class _Found:
     documents: dict[str, bytes] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    memory: int = 0
 
 
 def load_archive(store: Store, path: Path) -> list[tuple[tuple[str, ...], Digest]]:
@@ -213,7 +217,8 @@ def _take(store: Store, found: _Found, name: str, size: int, content: Content) -
                 writer.write(data)
             writer.commit(digest)
     elif "/" not in name and (name.endswith(".json") or name == "oci-layout"):
-        if size > MANIFEST_LIMIT or len(found.documents) >= _MAX_DOCUMENTS:
+        found.memory += size
+        if size > MANIFEST_LIMIT or found.memory > _MAX_MEMORY or len(found.documents) >= _MAX_DOCUMENTS:
             raise bad_archive(f"{name[:100]} is too large for a document of an image", _HINT)
         parts = []
         while data := content.read():
@@ -234,13 +239,11 @@ def _json(data: bytes, name: str) -> Any:
 
 
 def _from_layout(store: Store, found: _Found) -> list[tuple[tuple[str, ...], Digest]]:
-    index = parse_manifest(found.documents["index.json"])
-    entries = index.get("manifests")
-    if not isinstance(entries, list) or not entries or len(entries) > _MAX_DOCUMENTS:
+    index = read_manifest(found.documents["index.json"])
+    if not isinstance(index, Index) or not index.manifests:
         raise bad_archive("its index.json lists no images", _HINT)
     names: dict[Digest, list[str]] = {}
-    for one in entries:
-        descriptor = Descriptor.from_json(one)
+    for descriptor in index.manifests:
         _whole(store, descriptor.digest)
         many = names.setdefault(descriptor.digest, [])
         many.extend(name for name in _names_of(descriptor.annotations) if name not in many)
@@ -267,32 +270,27 @@ def _whole(store: Store, digest: Digest) -> tuple[Descriptor, set[Digest]]:
 
     Raises BayplanError ``no-blob`` where a manifest refers to what is not there.
     """
-    blobs: set[Digest] = set()
     data = store.read(digest)
-    document = parse_manifest(data)
-    is_index = "manifests" in document
-    media_type = str(document.get("mediaType") or (MediaType.INDEX if is_index else MediaType.MANIFEST))
-    images, stack = 0, [(digest, document)]
+    top = read_manifest(data)
+    blobs: set[Digest] = set()
+    images, stack = 0, [(digest, top)]
     while stack:
         at, document = stack.pop()
         if at in blobs:
             continue
         blobs.add(at)
-        if "manifests" in document:
-            for one in document["manifests"] if isinstance(document["manifests"], list) else ():
-                child = Descriptor.from_json(one).digest
-                if store.touch(child):
-                    stack.append((child, parse_manifest(store.read(child))))
+        if isinstance(document, Index):
+            there = [one.digest for one in document.manifests if store.touch(one.digest)]
+            stack.extend((child, read_manifest(store.read(child))) for child in there)
             continue
         images += 1
-        for one in (document.get("config"), *(document.get("layers") or ())):
-            part = Descriptor.from_json(one).digest
+        for part in (document.config.digest, *(layer.digest for layer in document.layers)):
             if not store.touch(part):
                 raise BayplanError("no-blob", f"the image {at} lacks its part {part}", hint="get it again")
             blobs.add(part)
     if not images:
         raise BayplanError("no-blob", f"of the index {digest} no image is there", hint="get it again")
-    return Descriptor(media_type, digest, len(data)), blobs
+    return Descriptor(top.media_type, digest, len(data)), blobs
 
 
 # -- docker-archive ------------------------------------------------------------------------------------------------
@@ -323,21 +321,15 @@ def _docker_image(store: Store, found: _Found, entry: Mapping[str, Any]) -> Dige
     if not isinstance(config_name, str) or not isinstance(layer_names, list):
         raise bad_archive("its manifest.json lacks Config or Layers", _HINT)
     data = _config_bytes(store, found, config_name)
-    document = _json(data, "configuration")
-    if not isinstance(document, dict):
-        raise bad_archive("its configuration is not an object", _HINT)
-    config = ImageConfig.from_json(document)
+    config = ImageConfig.from_json(_json(data, "configuration"))
     layers = [_layer(store, found, str(name)) for name in layer_names]
     if [layer.diff_id for layer in layers] != list(config.diff_ids):
         raise BayplanError("digest-mismatch", "the archive's layers are not those that its configuration names")
     config_digest = store.put(data)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MediaType.MANIFEST,
-        "config": Descriptor(MediaType.CONFIG, config_digest, len(data)).to_json(),
-        "layers": [layer.descriptor.to_json() for layer in layers],
-    }
-    return store.put(canonical_json(manifest))
+    manifest = Manifest(
+        Descriptor(MediaType.CONFIG, config_digest, len(data)), tuple(layer.descriptor for layer in layers)
+    )
+    return store.put(canonical_json(manifest.to_json()))
 
 
 def _resolved(found: _Found, name: str) -> str:
