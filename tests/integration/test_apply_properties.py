@@ -4,7 +4,8 @@ and the way back gives what was there first. Cases are data: ``tests/cases/apply
 A case has two definitions, ``first`` and ``then``, of resources among which ``Container.web`` is looked at. ``plan`` and
 ``back`` are the operations there and back (``address action cause``); ``any_plan`` leaves them open. ``keeps`` says that the
 container stays the same one. ``shows`` and ``then_shows`` are what is seen afterwards: shell commands in the container
-with their output, or one of the words that :func:`seen` knows.
+with their output, or one of the words that :func:`seen` knows; ``networks`` and ``volumes`` (``then_networks``, ...) the names
+of all that stand.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ def compare(site: Site, name: str, expected: dict[str, Any], ports: dict[str, st
         assert found == json.loads(text), f"{word}: {found!r}"
 
 
+def grounds(world: World, case: dict[str, Any], prefix: str) -> None:
+    """The networks and volumes that a case names are there, and no other of a stack."""
+    for kind, found in (("networks", world.runtime.networks.list()), ("volumes", world.runtime.volumes.list())):
+        if f"{prefix}{kind}" in case:
+            assert [one.name for one in found if one.labels] == case[f"{prefix}{kind}"]
+
+
 def current(site: Site) -> str:
     return site.rows()["Container.web"]
 
@@ -95,6 +103,7 @@ def test_one_change_is_one_operation_and_the_way_back_is_another(path: Path, wor
         site.write(filled(case["first"], ports))
         site.settle()
         compare(site, current(site), case["shows"], ports)
+        grounds(world, case, "")
         for definition, plan, shows in (("then", "plan", "then_shows"), ("first", "back", "shows")):
             site.write(filled(case[definition], ports))
             before = current(site)
@@ -104,6 +113,7 @@ def test_one_change_is_one_operation_and_the_way_back_is_another(path: Path, wor
             assert operations
             site.settle()
             compare(site, current(site), case[shows], ports)
+            grounds(world, case, shows.removesuffix("shows"))
             if case.get("keeps"):
                 assert current(site) == before
         count = sum(address.startswith("Container.") for address in case["first"])

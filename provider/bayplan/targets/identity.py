@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bayplan.plan.model import Value
+from bayplan.plan.model import Role, Value
 from bayplan.plan.written import written
 
 PREFIX = "bayplan.dev/"
@@ -21,6 +21,7 @@ ADDRESS = PREFIX + "address"
 UID = PREFIX + "uid"
 OP = PREFIX + "op"
 FIELDS = PREFIX + "fields"
+ROLE = PREFIX + "role"
 
 
 def labels(stack: str, address: str, uid: str, fields: Mapping[str, str], op: str = "") -> dict[str, str]:
@@ -32,6 +33,16 @@ def labels(stack: str, address: str, uid: str, fields: Mapping[str, str], op: st
         OP: op or uid,
         FIELDS: json.dumps(dict(sorted(fields.items())), separators=(",", ":")),
     }
+
+
+def aside(found: Mapping[str, str]) -> dict[str, str]:
+    """The labels of an object whose successor is made beside it: from here on it is the one that goes."""
+    return {**found, ROLE: Role.ASIDE.value}
+
+
+def role(found: Mapping[str, str]) -> Role:
+    """What an object without a life of its own is for its address."""
+    return Role.ASIDE if found.get(ROLE) == Role.ASIDE.value else Role.CURRENT
 
 
 def own(found: Mapping[str, str]) -> dict[str, str]:

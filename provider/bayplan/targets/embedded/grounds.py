@@ -48,6 +48,7 @@ class NetworkGround:
             recorded=identity.recorded(one.labels),
             outputs=_told(one, "").outputs,
             name=one.name,
+            role=identity.role(one.labels),
         )
 
     def perform(self, order: Order) -> Outcome:
@@ -69,14 +70,29 @@ class NetworkGround:
             _check(order, self._seen(old))
             if operation.action is Action.UPDATE:
                 return _told(self._networks.relabel(old.name, labels), order.uid)
-            if old.name == operation.detail["name"]:
-                self._networks.remove(old.name)
-        made = self._networks.create(
-            str(operation.detail["name"]),
+            if old.name != operation.detail["name"]:
+                return self._beside(order, old, labels)
+            self._networks.remove(old.name)
+        return _told(self._make(order, labels), order.uid)
+
+    def _make(self, order: Order, labels: Mapping[str, str]) -> Network:
+        return self._networks.create(
+            str(order.operation.detail["name"]),
             labels=labels,
             internal=bool(order.inputs.get("internal", False)),
             subnet=order.inputs.get("subnet"),
         )
+
+    def _beside(self, order: Order, old: Network, labels: Mapping[str, str]) -> Outcome:
+        """A successor of another name: made beside the old one, which goes now or when its users have moved."""
+        self._networks.relabel(old.name, identity.aside(old.labels))
+        try:
+            made = self._make(order, labels)
+        except BayplanError:
+            self._networks.relabel(old.name, old.labels)
+            raise
+        if not order.operation.detail.get("keeps_old"):
+            self._networks.remove(old.name)
         return _told(made, order.uid)
 
     def _by_id(self, id_: str) -> Network | None:
@@ -121,30 +137,47 @@ class VolumeGround:
             recorded=identity.recorded(one.labels),
             outputs=_volume_outputs(one),
             name=one.name,
+            role=identity.role(one.labels),
         )
 
     def perform(self, order: Order) -> Outcome:
         operation = order.operation
         found = self._volumes.get(operation.id) if operation.id else None
-        if operation.action in (Action.DELETE, Action.REPLACE):
+        if found is not None:
+            _check(order, self._seen(found))
+        if operation.action is Action.DELETE:
             if found is not None:
-                _check(order, self._seen(found))
                 self._volumes.remove(found.name, self.users())
-            elif operation.action is Action.REPLACE:
-                raise Stale(operation.address, "the volume is gone")
-            if operation.action is Action.DELETE:
-                return Outcome(gone=not operation.detail.get("leftover"))
+            return Outcome(gone=not operation.detail.get("leftover"))
+        name = str(operation.detail.get("name") or operation.id)
         labels = {
             **(order.inputs.get("labels") or {}),
             **identity.labels(order.stack, operation.address, order.uid, order.fields),
         }
-        if operation.action is Action.UPDATE:
-            if found is None:
-                raise Stale(operation.address, "the volume is gone")
+        if operation.action is Action.CREATE:
+            made = self._volumes.create(name, labels)
+        elif found is None:
+            raise Stale(operation.address, "the volume is gone")
+        elif operation.action is Action.UPDATE:
             made = self._volumes.relabel(found.name, labels)
+        elif found.name == name:
+            self._volumes.remove(found.name, self.users())
+            made = self._volumes.create(name, labels)
         else:
-            made = self._volumes.create(str(operation.detail["name"]), labels)
+            made = self._beside(order, found, name, labels)
         return Outcome(uid=order.uid, id=made.name, outputs=_volume_outputs(made))
+
+    def _beside(self, order: Order, old: Volume, name: str, labels: Mapping[str, str]) -> Volume:
+        """A successor of another name: made beside the old one, which goes now or when its users have moved."""
+        self._volumes.relabel(old.name, identity.aside(old.labels))
+        try:
+            made = self._volumes.create(name, labels)
+            if not order.operation.detail.get("keeps_old"):
+                self._volumes.remove(old.name, self.users())
+        except BayplanError:
+            self._volumes.relabel(old.name, old.labels)
+            raise
+        return made
 
     def users(self) -> dict[str, list[str]]:
         """Volume -> names of the containers that mount it."""

@@ -15,7 +15,7 @@ from bayplan.errors import BayplanError
 from bayplan.execute.port import Order, Outcome, Stale
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
-from bayplan.plan.model import FOLLOWS, Action, Observed, Value
+from bayplan.plan.model import FOLLOWS, Action, Observed, Role, Value
 from bayplan.plan.written import written
 from bayplan.registry.model import Repository, TagMutability
 from bayplan.registry.registry import Registry
@@ -38,14 +38,16 @@ class Repositories:
         return next(reversed(self.addresses))
 
     def observe(self, stack: str) -> list[Observed]:
-        found = self._registry.survey(identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE))
+        found = self._registry.survey(identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE, identity.ROLE))
         known: dict[str, tuple[dict[str, str], str]] = {}  # many repositories carry the same few tags
         seen = []
-        for name, uid, mutability, text, address, fields, force in found:
+        for name, uid, mutability, text, address, fields, force, aside in found:
             tags = known.get(text)
             if tags is None:
                 tags = known[text] = _tags(json.loads(text))
-            seen.append(self._observed(name, uid, mutability, tags, address, written(fields or "{}"), force == "true"))
+            role = Role.ASIDE if aside else Role.CURRENT
+            recorded = written(fields or "{}")
+            seen.append(self._observed(name, uid, mutability, tags, address, recorded, force == "true", role))
         return seen
 
     def find(self, name: str) -> Observed | None:
@@ -73,6 +75,7 @@ class Repositories:
             one.labels.get(identity.ADDRESS, ""),
             identity.recorded(one.labels),
             one.labels.get(_FORCE) == "true",
+            identity.role(one.labels),
         )
 
     def _observed(
@@ -84,6 +87,7 @@ class Repositories:
         address: str,
         recorded: Mapping[str, str],
         force: bool,
+        role: Role,
     ) -> Observed:
         return Observed(
             address=address,
@@ -101,6 +105,7 @@ class Repositories:
             recorded=recorded,
             outputs=self.outputs(name),
             name=name,
+            role=role,
         )
 
     def outputs(self, name: str) -> dict[str, Value]:
@@ -124,9 +129,7 @@ class Repositories:
             raise Stale(operation.address, "the repository is gone")
         self._check(order, found)
         if operation.action is Action.REPLACE:
-            made = self._create(order, name)
-            if not operation.detail.get("keeps_old"):
-                self._delete(found)
+            made = self._replace(order, found, name)
             return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
         made = self._registry.update_repository(
             found.name,
@@ -138,6 +141,20 @@ class Repositories:
             },
         )
         return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
+
+    def _replace(self, order: Order, old: Repository, name: str) -> Repository:
+        """One name holds one repository; under another one the successor stands before the old one goes."""
+        if old.name == name:
+            self._delete(old)
+            return self._create(order, name)
+        self._registry.update_repository(old.name, labels=identity.aside(old.labels))
+        try:
+            made = self._create(order, name)
+        except BayplanError:
+            self._registry.update_repository(old.name, labels=dict(old.labels))
+            raise
+        self._delete(old)
+        return made
 
     def _create(self, order: Order, name: str) -> Repository:
         return self._registry.create_repository(
