@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bayplan.cli.options import add_definition, load_stack, root_folder
+from bayplan.cli.options import add_definition, load_stack, make_engine
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from bayplan.plan import graph
-    from bayplan.engine import define
-    from bayplan.stack import edges
 
+    engine = make_engine(arguments)
     stack = load_stack(arguments)
-    found = edges(stack)
-    drawn = graph.of_stack(stack.name, define(stack, root_folder(arguments)).desired)
+    drawn = graph.of_stack(stack.name, engine.linked(engine.define(stack)))
     picture = arguments.svg or (arguments.out is not None and arguments.out.suffix == ".svg")
     text = graph.svg(drawn) if picture else graph.dot(drawn)
     if arguments.json:
         from bayplan.cli.render import print_json
 
-        print_json({"edges": {address: sorted(needed) for address, needed in found.items()}, "stack": stack.name})
+        print_json({"edges": [{"from": one, "to": other} for one, other in drawn.edges], "stack": stack.name})
     elif arguments.out is not None:
         arguments.out.write_text(text, encoding="utf-8")
     else:

@@ -58,7 +58,10 @@ def define(stack: Stack, root: Path) -> Definitions:
         **{("registry", alias): place_of(root, entry) for alias, entry in stack.registries.items()},
     }
     default = place_of(root, None)
-    desired = {address: _desired(stack.name, one, places, default, tags) for address, one in stack.resources.items()}
+    grounds = _grounds(stack)
+    desired = {
+        address: _desired(stack.name, one, places, default, tags, grounds) for address, one in stack.resources.items()
+    }
     return Definitions(stack.name, desired, stack.outputs, secret_source(stack.secrets), secret_sources(stack.secrets))
 
 
@@ -82,8 +85,43 @@ def _declared_tags(stack: Stack) -> dict[str, str]:
     return found
 
 
+def _grounds(stack: Stack) -> dict[tuple[str, str], str]:
+    """(Network or Volume, name on the host) -> address: a name written out is as good as a reference to its owner."""
+    return {
+        (one.kind, _name(stack.name, one, one.properties)): address
+        for address, one in stack.resources.items()
+        if one.kind in ("Network", "Volume")
+    }
+
+
+def _referring(given: dict[str, Value], grounds: Mapping[tuple[str, str], str]) -> dict[str, Value]:
+    """A container's networks and volumes, with names that the stack declares turned into references."""
+
+    def network(value: Value) -> Value:
+        if isinstance(value, Mapping):
+            return {**value, "name": network(value.get("name"))}
+        owner = grounds.get(("Network", value)) if isinstance(value, str) else None
+        return value if owner is None else Ref(owner, "name")
+
+    def volume(value: Value) -> Value:
+        name, colon, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+        owner = grounds.get(("Volume", name))
+        return value if owner is None else Template((Ref(owner, "name"), f"{colon}{rest}"))
+
+    if given.get("networks"):
+        given["networks"] = [network(one) for one in given["networks"]]
+    if given.get("volumes"):
+        given["volumes"] = [volume(one) for one in given["volumes"]]
+    return given
+
+
 def _desired(
-    stack: str, resource: Resource, places: Mapping[tuple[str, str], str], default: str, tags: Mapping[str, str]
+    stack: str,
+    resource: Resource,
+    places: Mapping[tuple[str, str], str],
+    default: str,
+    tags: Mapping[str, str],
+    grounds: Mapping[tuple[str, str], str],
 ) -> Desired:
     given = resource.properties
     place = default
@@ -91,7 +129,7 @@ def _desired(
         place = places[word, given[word]]
         given = {name: value for name, value in given.items() if name != word}
     if resource.kind == "Container":
-        given = _with_env_files(dict(given))
+        given = _referring(_with_env_files(dict(given)), grounds)
         image = given.get("image")
         if isinstance(image, str):
             owner = tags.get(ImageName.parse(image).canonical())

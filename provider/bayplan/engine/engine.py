@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan import kinds
-from bayplan.engine.definitions import Definitions, define
-from bayplan.engine.look import current, look
+from bayplan.engine.definitions import Definitions, declared_tags, define, with_bases
+from bayplan.engine.look import bases_of, current, look
 from bayplan.errors import BayplanError
 from bayplan.execute.values import Redactor, holds_secret, resolve
 from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Value, World
@@ -135,6 +135,14 @@ class Engine:
 
     def define(self, stack: Stack) -> Definitions:
         return define(stack, self.settings.root)
+
+    def linked(self, definitions: Definitions) -> dict[str, Desired]:
+        """The desired resources with all their edges, those included that only a Dockerfile tells. Reads files only."""
+        tags = declared_tags(definitions)
+        return {
+            address: with_bases(one, bases_of(one, self.place(one.place), tags)) if one.kind == "Image" else one
+            for address, one in definitions.desired.items()
+        }
 
     def plan(
         self,

@@ -31,7 +31,11 @@ def look(
     """
     desired = dict(definitions.desired)
     sights = _observe(definitions, places, recorded)
-    objects = {address: found for sight in sights for address, found in sight.objects.items()}
+    # A resource that moves stands in two places for a while.
+    objects: dict[str, tuple[Observed, ...]] = {}
+    for sight in sights:
+        for address, found in sight.objects.items():
+            objects[address] = objects.get(address, ()) + found
     problems: dict[str, tuple[str, ...]] = {}
     for sight in sights:
         for address, found in sight.problems.items():
@@ -130,6 +134,11 @@ def current(objects: Mapping[str, tuple[Observed, ...]], address: str) -> Observ
     return next((one for one in found if one.role is Role.CURRENT), None)
 
 
+def bases_of(one: Desired, place: Place, tags: Mapping[str, str]) -> dict[str, str]:
+    """The Images of the stack that an Image stands on: name as written -> address."""
+    return {name: tags[canonical] for name in place.bases(one) if (canonical := _canonical(name)) in tags}
+
+
 def _forecast(
     stack: str,
     desired: dict[str, Desired],
@@ -143,12 +152,11 @@ def _forecast(
     done: dict[str, Forecast] = {}
     for address, one in images.items():
         try:
-            names = places[one.place].bases(one)
+            bases[address] = bases_of(one, places[one.place], tags)
         except BayplanError as error:
             # A definition that cannot be read is this Image's problem, told with all the others.
             done[address] = Forecast(key="", problem=error.message, where=error.where or one.where)
             continue
-        bases[address] = {name: tags[canonical] for name in names if (canonical := _canonical(name)) in tags}
         desired[address] = images[address] = with_bases(one, bases[address])
 
     def visit(address: str, trail: tuple[str, ...]) -> None:
