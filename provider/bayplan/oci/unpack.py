@@ -338,11 +338,15 @@ class _Beneath:
         if real == path or real in self._whiteouts:
             raise missing
         self._clear(self._open(path[:-1]), path)
-        above, folder = self._open(real[:-1]), self._open(path[:-1])
+        # Opening the second folder may close what was opened for the first.
+        above = os.dup(self._open(real[:-1]))
         try:
+            folder = self._open(path[:-1])
             os.link(real[-1], path[-1], src_dir_fd=above, dst_dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             raise missing from None
+        finally:
+            os.close(above)
 
     def _device(self, folder: int, path: tuple[str, ...], entry: Entry) -> None:
         kinds = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCKDEV: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}
