@@ -38,8 +38,8 @@ def look(
             objects[address] = objects.get(address, ()) + found
     problems: dict[str, tuple[str, ...]] = {}
     for sight in sights:
-        for address, found in sight.problems.items():
-            problems[address] = problems.get(address, ()) + found
+        for address, texts in sight.problems.items():
+            problems[address] = problems.get(address, ()) + texts
     predicted: Mapping[str, Forecast] = {}
     remotes: dict[str, str | None] = {}
     if forecasts:
