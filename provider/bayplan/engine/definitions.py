@@ -16,7 +16,6 @@ from pathlib import Path
 from bayplan import kinds
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
-from bayplan.oci.reference import ImageName
 from bayplan.plan.model import Condition, Desired, Lifecycle, Value
 from bayplan.stack import Resource, Stack
 from bayplan.stack.secrets import SecretOrigin, Secrets
@@ -74,7 +73,7 @@ def _declared_tags(stack: Stack) -> dict[str, str]:
         for index, tag in enumerate(resource.properties.get("tags") or ()):
             if not isinstance(tag, str):
                 continue
-            name = ImageName.parse(tag).canonical()
+            name = canonical(tag)
             if found.setdefault(name, address) != address:
                 raise BayplanError(
                     "duplicate-tag",
@@ -132,7 +131,7 @@ def _desired(
         given = _referring(_with_env_files(dict(given)), grounds)
         image = given.get("image")
         if isinstance(image, str):
-            owner = tags.get(ImageName.parse(image).canonical())
+            owner = tags.get(canonical(image))
             if owner is not None:
                 given["image"] = Ref(owner, "ref")
     normal = kinds.normalise(resource.kind, given)
@@ -166,10 +165,17 @@ def with_bases(desired: Desired, bases: Mapping[str, str]) -> Desired:
     return replace(desired, depends_on={**edges, **desired.depends_on})
 
 
+def canonical(name: str) -> str:
+    """An image name in its one form."""
+    from bayplan.oci.reference import ImageName
+
+    return ImageName.parse(name).canonical()
+
+
 def declared_tags(definitions: Definitions) -> dict[str, str]:
     """Canonical image name -> address, from desired resources."""
     return {
-        ImageName.parse(tag).canonical(): one.address
+        canonical(tag): one.address
         for one in definitions.desired.values()
         if one.kind == "Image"
         for tag in one.properties.get("tags") or ()

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from bayplan.engine.definitions import Definitions, declared_tags, references, with_bases
+from bayplan.engine.definitions import Definitions, canonical, declared_tags, references, with_bases
 from bayplan.errors import BayplanError
 from bayplan.execute.values import holds_secret, resolve
-from bayplan.oci.reference import ImageName
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, Value, World
 from bayplan.targets.model import Place, Sight
 
@@ -136,7 +135,7 @@ def current(objects: Mapping[str, tuple[Observed, ...]], address: str) -> Observ
 
 def bases_of(one: Desired, place: Place, tags: Mapping[str, str]) -> dict[str, str]:
     """The Images of the stack that an Image stands on: name as written -> address."""
-    return {name: tags[canonical] for name in place.bases(one) if (canonical := _canonical(name)) in tags}
+    return {name: tags[base] for name in place.bases(one) if (base := canonical(name)) in tags}
 
 
 def _forecast(
@@ -173,7 +172,7 @@ def _forecast(
             visit(earlier, (*trail, address))
 
         def meaning(name: str) -> str | None:
-            owner = tags.get(_canonical(name))
+            owner = tags.get(canonical(name))
             if owner is not None and owner != address:
                 outputs = done[owner].outputs
                 return None if outputs is None else str(outputs["digest"])
@@ -221,7 +220,3 @@ def _remotes(
 
 def _no_secret(name: str) -> str:
     raise BayplanError("unresolved", f"a push target may not hold the secret '{name}'")
-
-
-def _canonical(name: str) -> str:
-    return ImageName.parse(name).canonical()

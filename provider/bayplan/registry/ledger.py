@@ -104,21 +104,6 @@ def _pairs(db: sqlite3.Connection, table: str, condition: str, values: Sequence[
     return found
 
 
-def survey(db: sqlite3.Connection, key: str, value: str, showing: Sequence[str]) -> list[tuple[str, ...]]:
-    """(name, uid, mutability, resource tags as JSON, value of each label in ``showing`` or None) of every repository that
-    carries the label ``key`` = ``value``.
-
-    One statement and one tuple a repository: a plan takes this look at all of them before it knows that nothing changed.
-    """
-    columns = ", (SELECT value FROM label WHERE repository = id AND key = ?)" * len(showing)
-    query = (
-        "SELECT name, uid, mutability, "  # noqa: S608
-        f"(SELECT json_group_object(key, value) FROM resource_tag WHERE repository = id){columns} FROM repository "
-        "WHERE id IN (SELECT repository FROM label WHERE key = ? AND value = ?)"
-    )
-    return db.execute(query, (*showing, key, value)).fetchall()
-
-
 def catalog(db: sqlite3.Connection, after: str, limit: int) -> tuple[str, ...]:
     """At most ``limit`` names of repositories behind ``after``."""
     rows = db.execute("SELECT name FROM repository WHERE name > ? ORDER BY name LIMIT ?", (after, limit))

@@ -35,6 +35,7 @@ from bayplan.registry.model import (
     repository_name,
     tag_name,
 )
+from bayplan.registry.survey import DATABASE
 
 UPLOAD_GRACE = 24 * 3600.0  # seconds that a blob is kept without a manifest
 MOST_TAGS_AT_ONCE = 100
@@ -49,7 +50,7 @@ class Registry:
         self.root = root
         self.store = store or Store(root)
         self.grace = grace
-        self._database = Database(root.path / "registry" / "registry.db")
+        self._database = Database(root.path / DATABASE)
 
     def close(self) -> None:
         self._database.close()
@@ -88,11 +89,6 @@ class Registry:
     def list(self, labels: Mapping[str, str] | None = None) -> tuple[Repository, ...]:
         """The repositories that carry all of ``labels``, in the order of their names; linear in their number."""
         return self._database.read(lambda db: ledger.repositories(db, labels=labels))
-
-    def survey(self, key: str, value: str, showing: Sequence[str]) -> Sequence[tuple[str, ...]]:
-        """The repositories that carry the label ``key`` = ``value`` as plain tuples, in no order: (name, uid, mutability,
-        resource tags as JSON, value of each label in ``showing`` or None)."""
-        return self._database.read(lambda db: ledger.survey(db, key, value, showing))
 
     def catalog(self, after: str = "", limit: int = _EVERYTHING) -> tuple[str, ...]:
         """Names of repositories, in order."""

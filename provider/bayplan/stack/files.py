@@ -15,7 +15,6 @@ from bayplan.errors import BayplanError
 from bayplan.stack.cache import ParseCache
 from bayplan.stack.reader import MAX_BYTES, Reading, read
 from bayplan.stack.source import Source
-from bayplan.stack.syntax import explain
 from bayplan.stack.words import shown
 
 #: What is looked for in the current folder, in this order.
@@ -71,6 +70,8 @@ def _parsed(source: Source) -> Reading:
     except Exception as error:
         if not isinstance(error, ValueError) and type(error).__module__.partition(".")[0] != "yaml":
             raise
+        from bayplan.stack.syntax import explain
+
         raise explain(source, error) from None
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError, Where
-from bayplan.stack.positions import Positions, locate
 from bayplan.stack.scalars import Tree
+
+if TYPE_CHECKING:
+    from bayplan.stack.positions import Positions
 
 
 class Source:
@@ -42,6 +45,8 @@ class Source:
     @property
     def positions(self) -> Positions:
         if self._positions is None:
+            from bayplan.stack.positions import locate
+
             self._positions = locate(self.data)
         return self._positions
 

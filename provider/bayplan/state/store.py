@@ -14,10 +14,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Recorded, Value
@@ -54,8 +53,7 @@ class Phase(StrEnum):
     RECOVERED = "recovered"  # begun by a run that died; a later run looked at the world and went on from there
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(NamedTuple):
     """One journalled operation, as ``state history`` shows it. Times are Unix seconds."""
 
     step: int
@@ -71,8 +69,7 @@ class StepRow:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(NamedTuple):
     """One apply or destroy: when, by whom, of which plan, how it ended (``""`` while it runs or if it died)."""
 
     run: int
@@ -85,8 +82,7 @@ class RunRow:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The end of a journalled step and what it makes of the recorded resource (None: leave; ``forget``: drop)."""
 
     step: int

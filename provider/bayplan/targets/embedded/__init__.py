@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError
-from bayplan.execute.port import Feedback, Order, Outcome
-from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Value
 from bayplan.targets.identity import PlaceKey
@@ -21,6 +19,7 @@ from bayplan.targets.model import ImageResolver, Sight
 
 if TYPE_CHECKING:
     from bayplan.build.builder import Builder
+    from bayplan.execute.port import Feedback, Order, Outcome
     from bayplan.oci.digest import Digest
     from bayplan.oci.store import Store
     from bayplan.registry.registry import Registry
@@ -84,7 +83,7 @@ class EmbeddedPlace:
     def _repositories(self) -> Repositories:
         from bayplan.targets.embedded.repositories import Repositories
 
-        return Repositories(self.place, self._registry)
+        return Repositories(self.place, self._root, lambda: self._registry)
 
     @cached_property
     def _images(self) -> Images:
@@ -221,6 +220,8 @@ class EmbeddedPlace:
         return None
 
     def remote(self, target: str) -> str | None:
+        from bayplan.oci.reference import ImageName
+
         name = ImageName.parse(target)
         try:
             found = self._repositories.digest(name) if self._repositories.holds(name) else self._remotes.resolve(name)
@@ -229,6 +230,8 @@ class EmbeddedPlace:
         return "" if found is None else str(found)
 
     def resolve_image(self, name: str, pull_policy: str) -> str | None:
+        from bayplan.oci.reference import ImageName
+
         parsed = ImageName.parse(name)
         if pull_policy == "always" and not self._repositories.holds(parsed) and not parsed.digest:
             found = self._remotes.resolve(parsed)

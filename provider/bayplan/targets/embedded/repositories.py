@@ -8,29 +8,39 @@ what other clients pull from ``bayplan registry serve``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError
-from bayplan.execute.port import Order, Outcome, Stale
-from bayplan.oci.digest import Digest
-from bayplan.oci.reference import ImageName
 from bayplan.plan.model import FOLLOWS, Action, Observed, Role, Value
 from bayplan.plan.written import written
-from bayplan.registry.model import Repository, TagMutability
-from bayplan.registry.registry import Registry
+from bayplan.registry.survey import survey
 from bayplan.targets import identity
+
+if TYPE_CHECKING:
+    from bayplan.execute.port import Order, Outcome
+    from bayplan.oci.digest import Digest
+    from bayplan.oci.reference import ImageName
+    from bayplan.oci.root import Root
+    from bayplan.registry.model import Repository
+    from bayplan.registry.registry import Registry
 
 INTERNAL = "bayplan.internal"
 
 
 class Repositories:
-    """The repositories of a root, in the words of plans."""
+    """The repositories of a root, in the words of plans. ``registry`` gives the core, which a look does not need."""
 
-    def __init__(self, place: str, registry: Registry) -> None:
+    def __init__(self, place: str, root: Root, registry: Callable[[], Registry]) -> None:
         self._place = place
-        self._registry = registry
+        self._root = root
+        self._core = registry
         self.addresses: dict[str, None] = {INTERNAL: None}
+
+    @property
+    def _registry(self) -> Registry:
+        return self._core()
 
     @property
     def address(self) -> str:
@@ -38,7 +48,7 @@ class Repositories:
         return next(reversed(self.addresses))
 
     def observe(self, stack: str) -> list[Observed]:
-        found = self._registry.survey(identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE, identity.ROLE))
+        found = survey(self._root, identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE, identity.ROLE))
         known: dict[str, tuple[dict[str, str], str]] = {}  # many repositories carry the same few tags
         seen = []
         for name, uid, mutability, text, address, fields, force, aside in found:
@@ -114,6 +124,9 @@ class Repositories:
     # -- acting ----------------------------------------------------------------------------------------------------
 
     def perform(self, order: Order) -> Outcome:
+        from bayplan.execute.port import Outcome, Stale
+        from bayplan.registry.model import TagMutability
+
         operation = order.operation
         name = str(operation.detail.get("name") or operation.id)
         if operation.action is Action.CREATE:
@@ -157,6 +170,8 @@ class Repositories:
         return made
 
     def _create(self, order: Order, name: str) -> Repository:
+        from bayplan.registry.model import TagMutability
+
         return self._registry.create_repository(
             name,
             mutability=TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE")),
@@ -169,6 +184,8 @@ class Repositories:
         return {**labels, _FORCE: "true"} if order.inputs.get("force_delete") else labels
 
     def _check(self, order: Order, found: Repository) -> None:
+        from bayplan.execute.port import Stale
+
         if order.operation.precondition not in (FOLLOWS, self._seen(found).hash):
             raise Stale(order.operation.address, "the repository is not what it was")
 
