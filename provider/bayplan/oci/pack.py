@@ -130,7 +130,7 @@ class _Packing:
 
     def _one(self, writer: LayerWriter, folder: int, name: str, path: str, info: os.stat_result) -> None:
         mode = info.st_mode
-        if info.st_nlink > 1:
+        if info.st_nlink > 1 and not stat.S_ISSOCK(mode):
             first = self._linked.setdefault((info.st_dev, info.st_ino), path)
             if first != path:
                 entry = _entry(path, info, tar.HARDLINK, {})
@@ -179,7 +179,9 @@ class _Packing:
 
 
 def _entry(name: str, info: os.stat_result, kind: bytes, xattrs: Mapping[str, bytes]) -> Entry:
-    return Entry(name, kind, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, 0, info.st_mtime, xattrs=xattrs)
+    # The whole second is taken of the integer: near its end the floating number is already the next.
+    mtime = info.st_mtime_ns // 1_000_000_000
+    return Entry(name, kind, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, 0, mtime, xattrs=xattrs)
 
 
 def _is_opaque(descriptor: int) -> bool:

@@ -12,6 +12,7 @@ end in the middle of something are refused.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def header(entry: Entry) -> bytes:
     if gid >= 1 << 21:
         records.append(("gid", str(gid).encode()))
         gid = 0
-    mtime = int(entry.mtime)
+    mtime = math.floor(entry.mtime)
     if not 0 <= mtime < 1 << 33:
         records.append(("mtime", str(mtime).encode()))
         mtime = 0
@@ -259,9 +260,7 @@ def _entry(block: bytes, kind: bytes, numbers: list[int], records: Mapping[str, 
         elif key == "gid":
             gid = _decimal(value)
         elif key == "mtime":
-            if not _TIME.fullmatch(value):
-                raise bad_archive("a time is not a number")
-            mtime = float(value)
+            mtime = _time(value)
         elif key.startswith(_XATTR):
             xattrs[key.removeprefix(_XATTR)] = value
         elif key.startswith("GNU.sparse"):
@@ -292,6 +291,16 @@ def _entry(block: bytes, kind: bytes, numbers: list[int], records: Mapping[str, 
         minor=minor,
         xattrs=xattrs,
     )
+
+
+def _time(value: bytes) -> float:
+    """Seconds with a fraction; the whole ones stay what they are, also where the fraction is nearly one."""
+    if not _TIME.fullmatch(value):
+        raise bad_archive("a time is not a number")
+    whole, _, fraction = value.partition(b".")
+    if whole.startswith(b"-") or not fraction:
+        return float(value)
+    return min(float(value), math.nextafter(int(whole) + 1, 0))
 
 
 def _records(body: bytes) -> dict[str, bytes]:
