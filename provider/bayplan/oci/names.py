@@ -7,6 +7,7 @@ Names are kept canonical (``docker.io/library/shop:1.0``). Labels carry identity
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -96,14 +97,14 @@ class Names:
 
     def _db(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
+        if db is None or self._local.process != os.getpid():  # SQLite's connections do not survive a fork
             self._root.ensure()
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             db = sqlite3.connect(self._path, timeout=30, isolation_level=None)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.executescript(_SCHEMA)
-            self._local.db = db
+            self._local.db, self._local.process = db, os.getpid()
         return db
 
     @contextmanager

@@ -13,6 +13,7 @@ _DOMAIN = re.compile(
 )
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]{64}")
 _DOCKER = "docker.io"
 
 
@@ -30,12 +31,17 @@ class ImageName:
         """Raises BayplanError ``bad-image-name``."""
         rest, at, digest = text.partition("@")
         if at:
-            Digest.parse(digest)
+            try:
+                Digest.parse(digest)
+            except BayplanError as error:
+                raise _bad(text, f"what stands behind @ is no digest: '{digest[:80]}'", error.hint) from None
         head, slash, last = rest.rpartition("/")
         name, colon, tag = last.partition(":")
         path = f"{head}{slash}{name}"
         if colon and not _TAG.fullmatch(tag):
             raise _bad(text, f"'{tag}' is not a tag")
+        if _HEX.fullmatch(path):
+            raise _bad(text, "64 hexadecimal digits could be an image's own digest", f"write sha256:{path[:12]}...")
         first, slash, remainder = path.partition("/")
         if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):
             registry, repository = first, remainder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,18 +53,36 @@ class Root:
         return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "bayplan" / self.hash
 
     def ensure(self) -> Root:
-        """Make the folders: the root 0711 (containers' users pass through it), the run folder 0700. Idempotent.
+        """Make the folders: the root 0711 (containers' users pass through it), the run folder 0700, whatever the umask.
 
+        Idempotent; what is there already is left as it is, but for a run folder that is open to others: that is refused.
         Raises BayplanError ``root-unusable``.
         """
         try:
-            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self.run_dir.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self.run_dir.mkdir(mode=0o700, exist_ok=True)
+            _make(self.path, 0o711)
+            _make(self.run_dir.parent, 0o711)
+            _make(self.run_dir, 0o700)
         except OSError as error:
             raise BayplanError(
                 "root-unusable",
                 f"the root {self.path} cannot be used: {error.strerror}",
                 hint="run as root, or give another folder with --root or BAYPLAN_ROOT",
             ) from error
+        info = self.run_dir.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_mode & 0o077 or info.st_uid != os.geteuid():
+            # Bundles with secrets lie here; a folder that somebody else prepared must not get them.
+            raise BayplanError(
+                "root-unusable", f"{self.run_dir} is not private to this user", hint="remove it, or make it 0700"
+            )
         return self
+
+
+def _make(folder: Path, mode: int) -> None:
+    """A folder of exactly this mode, unless it is there."""
+    try:
+        folder.mkdir(mode=mode, parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(mode)
