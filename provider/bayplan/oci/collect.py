@@ -30,6 +30,7 @@ from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 from bayplan.oci.lease import protected
 from bayplan.oci.store import MANIFEST_LIMIT, Collected, Referrer, Store, Usage, sync_folder, tree_size
+from bayplan.oci.unpacked import Unpacked
 
 
 class Reached:
@@ -119,7 +120,9 @@ def collect(store: Store, referrers: Sequence[Referrer]) -> Collected:
         if entry.name not in reached.diffs and _discard(store, Path(entry.path), boundary):
             layers += 1
     sweep(store)
-    return Collected(blobs, size, layers, empty_trash(store))
+    freed = empty_trash(store)
+    Unpacked(store).settle()
+    return Collected(blobs, size, layers, freed)
 
 
 def _candidates(store: Store, reached: Reached) -> tuple[list[tuple[Digest, int]], list[tuple[Digest, int]]]:

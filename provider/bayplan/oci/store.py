@@ -267,6 +267,19 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file_system(path: Path) -> None:
+    """Bring all that was written on the file system of ``path`` to the disk (syncfs(2)). Raises OSError."""
+    import ctypes
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), os.fspath(path))
+    finally:
+        os.close(descriptor)
+
+
 def tree_size(path: Path) -> int:
     """Bytes on disk below ``path``, hard links once."""
     total = 0

@@ -4,6 +4,11 @@
 first unpacks it, and the others wait for that one (a lock that ends with its holder's life) instead of doing the same work.
 What a dead process left half unpacked is cleared by the next collection.
 
+Unpacked files are not synced one by one: that would cost more than unpacking them. A layer that was unpacked in this boot
+bears the boot's id (``boot`` beside ``fs``), and one that bears another's is unpacked anew, since the power may have failed
+before all of it was on disk. :meth:`Unpacked.settle` syncs the file system once and takes the marks away; a collection does
+that.
+
 A layer that is used bears a tick of the store's clock, like a blob, and is found and touched under the lock that removing
 takes: under a lease, what :meth:`Unpacked.one` gave stays.
 """
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -20,7 +26,7 @@ from pathlib import Path
 
 from bayplan.oci.image import Image, Layer
 from bayplan.oci.lease import locked_file
-from bayplan.oci.store import Store
+from bayplan.oci.store import Store, sync_file_system
 
 
 class Unpacked:
@@ -39,7 +45,8 @@ class Unpacked:
         Hold a lease unless something refers to the image. Raises BayplanError ``no-blob``, ``bad-archive``,
         ``digest-mismatch``, ``disk-full``.
         """
-        return [self.one(layer) for layer in reversed(image.layers)]
+        # One layer may stand twice in an image; overlayfs refuses a folder twice, and the topmost says all.
+        return list(dict.fromkeys(self.one(layer) for layer in reversed(image.layers)))
 
     def one(self, layer: Layer) -> Path:
         """The folder of one layer; see :meth:`lower`."""
@@ -75,6 +82,14 @@ class Unpacked:
         sweep(self._store)
         empty_trash(self._store)
 
+    def settle(self) -> None:
+        """Make durable what was unpacked in this boot, so that it outlives it. Costs one sync of the file system."""
+        marks = [mark for mark in self._store.layers.glob("*/boot") if _trusted(mark)]
+        if marks:
+            sync_file_system(self._store.layers)
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+
     # -- one layer -------------------------------------------------------------------------------------------------
 
     def _touch(self, folder: Path) -> bool:
@@ -84,7 +99,12 @@ class Unpacked:
                 os.utime(folder, ns=(tick, tick))
         except FileNotFoundError:
             return False
-        return True
+        if _trusted(folder / "boot"):
+            return True
+        with self._store.leases.removing(), contextlib.suppress(FileNotFoundError):
+            if not _trusted(folder / "boot"):
+                folder.rename(self._store.trash / f"{folder.name}.{secrets.token_hex(4)}")
+        return False
 
     def _unpack(self, layer: Layer, target: Path) -> None:
         from bayplan.oci.layer import unpack
@@ -96,6 +116,7 @@ class Unpacked:
 
     def _show(self, draft: Path, target: Path) -> None:
         """From draft to layer, with a tick that is not older than any lease."""
+        (draft / "boot").write_text(_boot())
         with self._store.leases.touching() as tick:
             os.utime(draft, ns=(tick, tick))
             draft.rename(target)
@@ -131,3 +152,17 @@ class Unpacked:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             os.close(held)
+
+
+@functools.cache
+def _boot() -> str:
+    """This boot's id (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _trusted(mark: Path) -> bool:
+    """Whether a layer with this mark is whole on disk, or still in this boot's memory."""
+    try:
+        return mark.read_text() == _boot()
+    except FileNotFoundError:
+        return True
