@@ -18,10 +18,12 @@ from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.plan.model import Condition, Desired, Lifecycle, Value
 from bayplan.stack import Resource, Stack
+from bayplan.stack.model import NO_LIFECYCLE
 from bayplan.stack.secrets import SecretOrigin, Secrets
 
-_PLACE_PROPERTIES = frozenset({"host", "registry"})
+_PLACE_PROPERTIES = ("host", "registry")
 _NO_LIFECYCLE = Lifecycle()
+_NO_DEPENDENCIES: Mapping[str, Condition] = {}
 _SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
 
 
@@ -124,9 +126,10 @@ def _desired(
 ) -> Desired:
     given = resource.properties
     place = default
-    for word in _PLACE_PROPERTIES & given.keys():
-        place = places[word, given[word]]
-        given = {name: value for name, value in given.items() if name != word}
+    for word in _PLACE_PROPERTIES:
+        if word in given:
+            place = places[word, given[word]]
+            given = {name: value for name, value in given.items() if name != word}
     if resource.kind == "Container":
         given = _referring(_with_env_files(dict(given)), grounds)
         image = given.get("image")
@@ -141,8 +144,10 @@ def _desired(
         name=_name(stack, resource, normal),
         place=place,
         properties=normal,
-        depends_on={address: Condition(one) for address, one in resource.depends_on.items()},
-        lifecycle=_lifecycle(resource) if any(resource.lifecycle) else _NO_LIFECYCLE,
+        depends_on={address: Condition(one) for address, one in resource.depends_on.items()}
+        if resource.depends_on
+        else _NO_DEPENDENCIES,
+        lifecycle=_NO_LIFECYCLE if resource.lifecycle is NO_LIFECYCLE else _lifecycle(resource),
         positions=resource.positions,
     )
 

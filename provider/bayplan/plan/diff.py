@@ -24,6 +24,7 @@ from typing import Protocol
 
 from bayplan.plan.model import Change, Desired, Digester, Observed, Reason, Recorded, Redacted, Unknown, Value
 from bayplan.plan.values import MISSING, STAYS, holds_secret, is_secret, redacted, shown, shown_beside, unknowns
+from bayplan.plan.written import within
 
 #: Maps that the world writes into as well: entries that nobody of us recorded are left alone.
 SHARED_MAPS = frozenset({"labels", "tags"})
@@ -73,6 +74,18 @@ class Marks:
         self.defaults = {name: mark.default for name, mark in own.items()}
 
 
+def untouched(filled: Mapping[str, Value], observed: Observed) -> bool:
+    """Whether every declared field is there as it is declared, and no other was: then there is nothing to compare.
+
+    A False says nothing: :class:`Sides` knows what else is the same.
+    """
+    fields = observed.fields
+    for name, value in filled.items():
+        if name not in fields or fields[name] != value:
+            return False
+    return bool(observed.recorded) and within(observed.recorded, filled)
+
+
 class Sides:
     """One resource's three sides, and how to compare them."""
 
@@ -108,7 +121,7 @@ class Sides:
                 continue
             if (change := self._declared(name, value, there)) is not None:
                 found.append(change)
-        if self.recorded.keys() - self.filled.keys():
+        if not within(self.recorded, self.filled):
             for name in self.recorded:
                 if name in self.filled or name in ignored or name in skip or name not in self.marks.known:
                     continue

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from bayplan.plan import containers
 from bayplan.plan.board import LOST, Board, Decision, describe, place_of
-from bayplan.plan.diff import Sides
+from bayplan.plan.diff import Sides, untouched
 from bayplan.plan.leftovers import Scene, settle
 from bayplan.plan.model import FOLLOWS, Action, Change, Desired, Observed, Reason, Recorded, Role, Value
 from bayplan.plan.order import Draft
@@ -38,12 +38,21 @@ def decide(board: Board, one: Desired) -> None:
         _create(board, one, scene, recorded)
         return
     filled = board.filled(one)
+    if (
+        scene is _NO_SCENE
+        and one.kind != "Container"
+        and one.address not in board.forced
+        and untouched(filled, current)
+    ):
+        board.stays(one, current)  # the common case of a large plan, told without the means to tell a difference
+        return
     marks = board.marks(one.kind)
     sides = Sides(one, filled, current, recorded, marks, board.digest(one.place))
     skip: tuple[str, ...] = ()
     # Whether a name was declared is asked only where it matters: positions in files are found when they are wanted.
+    # A container that was set aside lost its name for that; anything else kept it.
     if one.properties.get("name") != current.fields.get("name") and (
-        scene.restore or not name_declared(board.stack, one)
+        (scene.restore and one.kind == "Container") or not name_declared(board.stack, one)
     ):
         skip = ("name",)
     changes = sides.changes(skip)

@@ -19,6 +19,21 @@ def written(text: str) -> Mapping[str, Any]:
     return _NOTHING if text == "{}" else Written(text)
 
 
+def within(found: Mapping[str, Any], names: Mapping[str, Any]) -> bool:
+    """Whether ``found`` has no key that ``names`` lacks; of a map of texts, such as digests, told by its text."""
+    if isinstance(found, Written):
+        # A quote inside of a JSON text is escaped: this sequence stands between a key and a text, and nowhere else.
+        text = found.text
+        left = text.count('":"')
+        if left == text.count(":"):
+            for name in names:
+                if f'"{name}":"' in text:
+                    left -= 1
+            if not left:
+                return True
+    return found.keys() <= names.keys()
+
+
 class Written(Mapping[str, Any]):
     """The map that ``text`` says; equal to every map that says the same."""
 
