@@ -32,7 +32,7 @@ from bayplan.oci.layer import copy_layer
 from bayplan.oci.manifest import Index, Manifest, read_manifest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import MANIFEST_LIMIT, Store
-from bayplan.oci.tar import Content, Entry, bad_archive
+from bayplan.oci.tar import Buffered, Content, Entry, bad_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +195,7 @@ def _read_folder(store: Store, folder: Path) -> _Found:
                 if entry.is_file(follow_symlinks=False):
                     with Path(entry.path).open("rb") as stream:
                         size = os.fstat(stream.fileno()).st_size
-                        _take(store, found, f"blobs/{algorithm}/{entry.name}", size, Content(stream, size))
+                        _take(store, found, f"blobs/{algorithm}/{entry.name}", size, Content(Buffered(stream), size))
     return found
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from bayplan.errors import BayplanError
+from bayplan.oci.compression import Readable
 
 BLOCK = 512
 #: Bytes of all extended headers of one entry (or of all global ones): more is an attack.
@@ -32,7 +33,10 @@ _OCTAL = re.compile(rb"[0-7]+")
 _USUAL = re.compile(rb"([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{11})[\0 ]([0-7]{11})[\0 ]")
 
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+_EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
+_KINDS = frozenset((REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO))
 _XATTR = "SCHILY.xattr."
+_PIECE = 1 << 20  # bytes that are read at once
 
 
 @dataclass(slots=True)
@@ -149,7 +153,7 @@ def _ustar(
         prefix.ljust(155, b"\0"),
         b"\0" * 12,
     )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    return block[:148] + b"%06o\0 " % _sum(block) + block[156:]
 
 
 def _record(key: str, value: bytes) -> bytes:
@@ -167,54 +171,93 @@ def _bytes(text: str) -> bytes:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
+class Buffered:
+    """A stream read in large pieces, of which small ones are cut: a call of the stream a megabyte, not three an entry."""
+
+    __slots__ = ("_stream", "at", "data")
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.data = b""
+        self.at = 0
+
+    def have(self, size: int) -> int:
+        """How many bytes lie ready, after an attempt to have ``size``; fewer only at the stream's end."""
+        parts = [self.data[self.at :]]
+        there = len(parts[0])
+        while there < size and (more := self._stream.read(_PIECE)):
+            parts.append(more)
+            there += len(more)
+        self.data, self.at = b"".join(parts), 0
+        return there
+
+
 class Content:
     """The content of the entry that is being read; what is left unread is skipped."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
+    __slots__ = ("_source", "left")
+
+    def __init__(self, source: Buffered, size: int) -> None:
+        self._source = source
         self.left = size
 
     def read(self, size: int = 1 << 20) -> bytes:
         """Up to ``size`` bytes, ``b""`` at the end. Raises BayplanError ``bad-archive`` when the archive ends early."""
-        wanted = min(size, self.left)
+        wanted = self.left if self.left < size else size
         if not wanted:
             return b""
-        data = self._stream.read(wanted)
-        if not data:
-            raise bad_archive("it ends in the middle of a file")
-        self.left -= len(data)
-        return data
+        source = self._source
+        start = source.at
+        ready = len(source.data) - start
+        if ready < wanted:
+            if not ready:
+                ready, start = source.have(1), 0
+                if not ready:
+                    raise bad_archive("it ends in the middle of a file")
+            wanted = min(wanted, ready)
+        end = source.at = start + wanted
+        self.left -= wanted
+        return source.data[start:end]
 
 
-def entries(stream: BinaryIO, *, ended: bool = False) -> Iterator[tuple[Entry, Content]]:
-    """The entries of an archive in order, each with its content. Raises BayplanError ``bad-archive``.
+def entries(stream: Readable, *, ended: bool = False) -> Iterator[tuple[Entry, Content]]:
+    """The entries of an archive in order, each with its content. The stream is read ahead.
 
-    With ``ended`` the archive must have its end mark (layers need none: their digest tells whether they are whole).
+    With ``ended`` the archive must have its end mark (layers need none: their digest tells whether they are whole). Raises
+    BayplanError ``bad-archive``.
     """
     everywhere: dict[str, bytes] = {}
     own: dict[str, bytes] = {}
     extended = {b"g": 0, b"": 0}  # bytes of headers so far: global ones, and those of the coming entry
+    source = Buffered(stream)
     while True:
-        block = _exactly(stream, BLOCK)
-        if block is None or block == _ZEROS:
-            if own or (ended and block is None):
+        at = source.at
+        if len(source.data) - at < BLOCK:
+            there, at = source.have(BLOCK), 0
+            if not there:
+                if own or ended:
+                    raise bad_archive("it is cut short")
+                return
+            if there < BLOCK:
+                raise bad_archive("it is cut short")
+        block = source.data[at : at + BLOCK]
+        source.at = at + BLOCK
+        if block == _ZEROS:
+            if own:
                 raise bad_archive("it is cut short")
             return
         kind = block[156:157]
         usual = _USUAL.match(block, 100)
         numbers = [int(one, 8) for one in usual.groups()] if usual else _numbers(block)
         size = numbers[3]
-        if sum(block) + 32 * 8 - sum(block[148:156]) != _number(block[148:156]):
+        if _sum(block) + 32 * 8 - sum(block[148:156]) != _number(block[148:156]):
             raise bad_archive("a header's checksum is wrong")
-        if kind in (b"x", b"g", b"L", b"K"):
+        if kind in _EXTENSIONS:
             whose = b"g" if kind == b"g" else b""
             extended[whose] += size + BLOCK
             if extended[whose] > _HEADER_LIMIT:
                 raise bad_archive("an entry has extended headers of more than a megabyte")
-            body = _exactly(stream, size + (-size % BLOCK)) if size else b""
-            if body is None:
-                raise bad_archive("it ends in a header")
-            body = body[:size]
+            body = _exactly(source, size, "it ends in a header")
             if kind == b"x":
                 own.update(_records(body))
             elif kind == b"g":
@@ -223,15 +266,33 @@ def entries(stream: BinaryIO, *, ended: bool = False) -> Iterator[tuple[Entry, C
                 own["path" if kind == b"L" else "linkpath"] = body.partition(b"\0")[0]
             continue
         entry = _entry(block, kind, numbers, {**everywhere, **own} if everywhere else own)
-        own = {}
+        if own:
+            own = {}
         extended[b""] = 0
-        content = Content(stream, entry.size)
-        rest = -entry.size % BLOCK
+        content = Content(source, entry.size)
         yield entry, content
         while content.left:
             content.read()
-        if rest and _exactly(stream, rest) is None:
+        rest = -entry.size % BLOCK
+        if len(source.data) - source.at < rest and source.have(rest) < rest:
             raise bad_archive("it ends in the middle of a block")
+        source.at += rest
+
+
+def _exactly(source: Buffered, size: int, what: str) -> bytes:
+    """``size`` bytes, and what fills their last block is skipped."""
+    whole = size + -size % BLOCK
+    if source.have(whole) < whole:
+        raise bad_archive(what)
+    body = source.data[source.at : source.at + size]
+    source.at += whole
+    return body
+
+
+def _sum(block: bytes) -> int:
+    """The sum of a block's bytes. Adler-32's lower half is that sum and one, as long as it stays below 65521."""
+    half = BLOCK // 2
+    return (zlib.adler32(block[:half]) & 0xFFFF) + (zlib.adler32(block[half:]) & 0xFFFF) - 2
 
 
 def _numbers(block: bytes) -> list[int]:
@@ -269,7 +330,7 @@ def _entry(block: bytes, kind: bytes, numbers: list[int], records: Mapping[str, 
         kind = DIRECTORY if name.endswith(b"/") else REGULAR
     if kind == b"S":
         raise bad_archive("it holds a sparse file", "make it again without --sparse")
-    if kind not in (REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO):
+    if kind not in _KINDS:
         raise bad_archive(f"an entry is of the unknown type {kind!r}")
     if not 0 <= size <= _MAX_SIZE or abs(mtime) > _MAX_TIME or max(uid, gid) > _MAX_ID:
         raise bad_archive("a size, time or owner is out of range")
@@ -339,19 +400,6 @@ def _decimal(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 20:
         raise bad_archive("a number in a pax header is not decimal")
     return int(raw)
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytes | None:
-    """``size`` bytes, or None at the end. Raises where the end comes in between."""
-    data = stream.read(size)
-    if not data:
-        return None
-    while len(data) < size:
-        more = stream.read(size - len(data))
-        if not more:
-            raise bad_archive("it is cut short")
-        data += more
-    return data
 
 
 def bad_archive(what: str, hint: str = "the layer or archive is broken, or was made to do harm") -> BayplanError:
