@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,7 +160,7 @@ def _discard(store: Store, path: Path, boundary: int) -> bool | None:
         try:
             if protected(path.stat(), boundary):
                 return None
-            path.rename(store.trash / f"{path.name}.{secrets.token_hex(4)}")
+            path.rename(store.trash / f"{path.name}.{os.urandom(4).hex()}")
         except FileNotFoundError:
             return False
     return True
@@ -193,7 +192,7 @@ def sweep(store: Store) -> None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if entry.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):
-                        Path(entry.path).rename(store.trash / f"{entry.name}.{secrets.token_hex(4)}")
+                        Path(entry.path).rename(store.trash / f"{entry.name}.{os.urandom(4).hex()}")
                 else:
                     # Unlinked while locked: a maker that was about to lock it sees that, and makes another.
                     Path(entry.path).unlink(missing_ok=True)

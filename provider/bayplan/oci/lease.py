@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ class Leases:
     @contextlib.contextmanager
     def hold(self) -> Iterator[int]:
         """A lease, given up at the end of the block or with the process. Yields its tick."""
-        path = self._folder / f"{os.getpid()}-{secrets.token_hex(6)}"
+        path = self._folder / f"{os.getpid()}-{os.urandom(6).hex()}"
         descriptor = locked_file(path)
         try:
             with self._locked(fcntl.LOCK_EX) as clock:

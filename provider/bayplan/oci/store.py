@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -201,7 +200,7 @@ class BlobWriter:
         self._store = store
         self._algorithm = algorithm
         self._hash = new_hash(algorithm)
-        self._path = store.incoming / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._path = store.incoming / f"{os.getpid()}-{os.urandom(8).hex()}"
         self._file = os.fdopen(locked_file(self._path), "w+b", buffering=0)
         self.offset = 0
 

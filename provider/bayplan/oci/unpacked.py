@@ -19,7 +19,6 @@ import contextlib
 import fcntl
 import functools
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +102,7 @@ class Unpacked:
             return True
         with self._store.leases.removing(), contextlib.suppress(FileNotFoundError):
             if not _trusted(folder / "boot"):
-                folder.rename(self._store.trash / f"{folder.name}.{secrets.token_hex(4)}")
+                folder.rename(self._store.trash / f"{folder.name}.{os.urandom(4).hex()}")
         return False
 
     def _unpack(self, layer: Layer, target: Path) -> None:
@@ -137,7 +136,7 @@ class Unpacked:
     def _draft(self, layer: Layer) -> Iterator[Path]:
         """A folder to unpack in; if it still lies there at the end, it goes."""
         while True:
-            draft = self._store.unpacking / f"{layer.diff_id.hex[:16]}-{secrets.token_hex(6)}"
+            draft = self._store.unpacking / f"{layer.diff_id.hex[:16]}-{os.urandom(6).hex()}"
             draft.mkdir(mode=0o711)
             held = None
             with contextlib.suppress(FileNotFoundError):
