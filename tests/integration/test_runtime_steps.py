@@ -145,6 +145,33 @@ def test_time_is_bounded(bench: Bench) -> None:
     assert error.value.code == "step-timeout"
 
 
+@pytest.mark.parametrize("script", ["sleep 100", "yes", "exec >&- 2>&-; sleep 100"], ids=["silent", "loud", "closed"])
+def test_a_step_is_stopped_within_half_a_second(bench: Bench, script: str) -> None:
+    cancel, stopped = threading.Event(), [0.0]
+
+    def stop() -> None:
+        stopped[0] = time.monotonic()
+        cancel.set()
+
+    timer = threading.Timer(1.0, stop)
+    timer.start()
+    with pytest.raises(BayplanError) as error:
+        bench.run("sh", "-c", script, cancel=cancel)
+    assert error.value.code == "cancelled"
+    assert 0 < time.monotonic() - stopped[0] < 0.8, "0.5 s, and some for a machine with other work"
+    live = bench.world.root.run_dir / "live"
+    assert not list(live.glob("step-*"))
+    with pytest.raises(BayplanError, match="stopped"):
+        bench.run("true", cancel=cancel)
+
+
+@pytest.mark.parametrize("script", ["yes", "exec >&- 2>&-; sleep 100"], ids=["loud", "closed"])
+def test_time_is_bounded_whatever_a_step_does_with_its_streams(bench: Bench, script: str) -> None:
+    with pytest.raises(BayplanError) as error:
+        bench.run("sh", "-c", script, timeout=0.5)
+    assert error.value.code == "step-timeout"
+
+
 def test_steps_may_run_at_the_same_time(bench: Bench) -> None:
     steps = [bench.step("sh", "-c", f"sleep 0.2; echo {number} > /out") for number in range(3)]
     codes: list[int] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,15 @@ class Builder:
 
     # -- building --------------------------------------------------------------------------------------------------
 
-    def build(self, spec: BuildSpec, output: Output | None = None) -> BuildResult:
-        """Build, or find the image built already. Raises BayplanError (``build-failed`` where a RUN ended badly)."""
+    def build(
+        self, spec: BuildSpec, output: Output | None = None, *, cancel: threading.Event | None = None
+    ) -> BuildResult:
+        """Build, or find the image built already. Raises BayplanError (``build-failed`` where a RUN ended badly).
+
+        ``cancel`` belongs to this one build: set by another thread, it ends the build within half a second, in a silent
+        RUN too, with BayplanError ``cancelled``; nothing of it is left but what the cache has got. A stage that fails
+        sets it for the others.
+        """
         told = Telling(output)
         with self._store.lease():
             prepared = self._prepared(spec)
@@ -141,7 +149,7 @@ class Builder:
                 told.all_cached(prepared.rows)
                 self._cache.put_image(prepared.key, prepared.lineage, self._record(prepared, digest))
             else:
-                states = self._carried_out(prepared, told)
+                states = self._carried_out(prepared, told, cancel)
                 digest = assemble_image(self._store, prepared.planner, states, spec.labels, _epoch(spec))
                 made = {done.keyed.key: done.cached for state in states.values() for done in state.done}
                 self._remember(prepared, digest)
@@ -160,11 +168,11 @@ class Builder:
         parts = (image.config_descriptor.digest, *(layer.descriptor.digest for layer in image.layers))
         return known.digest if all(there(part) for part in parts) else None
 
-    def _carried_out(self, prepared: _Prepared, told: Telling) -> dict[int, StageState]:
+    def _carried_out(self, prepared: _Prepared, told: Telling, cancel: threading.Event | None) -> dict[int, StageState]:
         spec, planner, keys = prepared.spec, prepared.planner, prepared.keys
         order = [plan for plan in planner.order() if plan.index in self._needed(prepared)]
         told.expect(order, keys)
-        stages = Stages(order)
+        stages = Stages(order, cancel)
         with Scratch(self._folder / "tmp") as scratch:
             shop = Workshop(
                 self._store,
@@ -220,6 +228,10 @@ class Builder:
             ):
                 self._cache.put_reads(row.keyed.content, listing(row.keyed.selection, prepared.digests))
         self._cache.put_image(prepared.key, prepared.lineage, self._record(prepared, digest))
+
+    def close(self) -> None:
+        """Give back what the runner keeps between steps (a network namespace)."""
+        self._runner.close()
 
     # -- what it keeps ---------------------------------------------------------------------------------------------
 

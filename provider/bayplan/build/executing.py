@@ -10,7 +10,6 @@ stage, under the content that it takes, so that a rebuilt stage with the same ou
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import threading
@@ -267,17 +266,9 @@ class StageBuilder:
         layer = pack_upper(shop.store, upper, clamp=shop.epoch)
         if shop.epoch is None:
             # With an epoch the times on disk differ from those in the layer: then it is unpacked when it is needed.
-            self._adopt(layer, upper)
+            shop.unpacked.adopt(layer, upper)
         shutil.rmtree(place, ignore_errors=True)
         return layer
-
-    def _adopt(self, layer: Layer, upper: Path) -> None:
-        """Make the upper directory the unpacked form of its own layer: it is that already."""
-        target = self._shop.unpacked.path(layer).parent
-        draft = self._shop.scratch.folder()
-        upper.rename(draft / "fs")
-        with contextlib.suppress(OSError):  # somebody else has unpacked it meanwhile
-            draft.rename(target)
 
     def _mounts(self, run: RunStep, keyed: KeyedStep, env: dict[str, str], stack: ExitStack) -> Iterator[StepMount]:
         shop, where = self._shop, keyed.step.instruction.where

@@ -42,12 +42,15 @@ class _Outcome:
 
 
 class Stages:
-    """The stages of one build, side by side where they may be; each waits for those that it needs."""
+    """The stages of one build, side by side where they may be; each waits for those that it needs.
 
-    def __init__(self, order: list[StagePlan]) -> None:
+    ``cancelled`` ends them all; whoever gave it may set it, and the first error sets it too.
+    """
+
+    def __init__(self, order: list[StagePlan], cancelled: threading.Event | None = None) -> None:
         self._order = order
         self._outcomes = {plan.index: _Outcome() for plan in order}
-        self.cancelled = threading.Event()
+        self.cancelled = cancelled if cancelled is not None else threading.Event()
 
     def get(self, index: int) -> StageState:
         return self._outcomes[index].get()

@@ -52,6 +52,7 @@ PREFIX = "step-"
 _HOLDER = "holder.json"
 _CHUNK = 1 << 16
 _DRAIN = 2.0  # seconds that output may still come after the step has ended
+_LOOK = 0.2  # seconds between looks at whether the step is to be stopped
 
 
 class OciStepRunner:
@@ -81,7 +82,8 @@ class OciStepRunner:
     def run(self, step: Step, output: Callable[[bytes], None]) -> int:
         """Run ``step`` to its end; its exit code (128 + n after signal n).
 
-        Raises BayplanError ``step-failed`` when it cannot be started, ``step-timeout`` when it was killed for its time.
+        Raises BayplanError ``step-failed`` when it cannot be started, ``step-timeout`` when it was killed for its time,
+        ``cancelled`` when it was killed because :attr:`Step.cancel` was set.
         """
         require_root()
         files = Files.of(self._root, PREFIX + secrets.token_hex(8))
@@ -184,8 +186,8 @@ def _binding(mount: StepMount, step: Step, number: int, stack: contextlib.ExitSt
 
 def _execute(runtime: OciRuntime, files: Files, step: Step, output: Callable[[bytes], None]) -> int:
     log, pidfile = files.live / "runtime.log", files.live / "pidfile"
-    deadline = None if step.timeout is None else time.monotonic() + step.timeout
     try:
+        _stop_if_due(step, None)
         with runtime.creating() as prefix:
             process = subprocess.Popen(
                 [
@@ -196,14 +198,10 @@ def _execute(runtime: OciRuntime, files: Files, step: Step, output: Callable[[by
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=CLEAN_ENV,
+                start_new_session=True,  # Ctrl-C on a terminal is the build's to answer, not the step's
             )  # fmt: skip
             try:
-                expired = _pump(process, output, deadline)
-                if expired:
-                    raise BayplanError(
-                        "step-timeout", f"the step did not end within {step.timeout:g} seconds and was killed"
-                    )
-                code = process.wait()
+                code = _pump(process, step, output)
             finally:
                 if process.poll() is None:
                     _kill(pidfile, process)
@@ -218,41 +216,62 @@ def _execute(runtime: OciRuntime, files: Files, step: Step, output: Callable[[by
         transitions.forget(runtime, files.id)
 
 
-def _pump(process: subprocess.Popen[bytes], output: Callable[[bytes], None], deadline: float | None) -> bool:
-    """Pass on the output until the step has ended; True when its time was up before.
+def _stop_if_due(step: Step, deadline: float | None) -> None:
+    """Raises BayplanError ``cancelled`` or ``step-timeout`` when the step is to be killed now."""
+    if step.cancel is not None and step.cancel.is_set():
+        raise BayplanError("cancelled", "the step was stopped")
+    if deadline is not None and time.monotonic() >= deadline:
+        raise BayplanError("step-timeout", f"the step did not end within {step.timeout:g} seconds and was killed")
 
-    A process that a step left in the background keeps the pipe open but ends with the step's namespace.
+
+def _pump(process: subprocess.Popen[bytes], step: Step, output: Callable[[bytes], None]) -> int:
+    """Pass on the output until the step has ended; its exit code. Raises as :func:`_stop_if_due`, which is asked five
+    times a second, whether the step speaks or is silent.
+
+    A process that a step left in the background keeps the pipe open but ends with the step's namespace; a step that
+    closes its streams runs on without them.
     """
     assert process.stdout is not None, "its output is a pipe"
     descriptor = process.stdout.fileno()
-    ended = 0.0
+    deadline = None if step.timeout is None else time.monotonic() + step.timeout
+    asked, ended = time.monotonic(), 0.0
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while True:
-            if selector.select(0.2):
+            chunk = None
+            if selector.select(_LOOK):
                 chunk = os.read(descriptor, _CHUNK)
-                if not chunk:
-                    return False
-                output(chunk)
-                continue
-            if deadline is not None and time.monotonic() >= deadline:
-                return True
-            if process.poll() is not None:
-                ended = ended or time.monotonic()
-                if time.monotonic() - ended > _DRAIN:
-                    return False
+                if chunk:
+                    output(chunk)
+            now = time.monotonic()
+            if now - asked >= _LOOK or chunk is None:
+                asked = now
+                _stop_if_due(step, deadline)
+            if chunk == b"":
+                break
+            if chunk is None and process.poll() is not None:
+                ended = ended or now
+                if now - ended > _DRAIN:
+                    break
+    while True:
+        try:
+            return process.wait(_LOOK)
+        except subprocess.TimeoutExpired:
+            _stop_if_due(step, deadline)
 
 
 def _kill(pidfile: Path, process: subprocess.Popen[bytes]) -> None:
+    """End the step: its init, when the runtime has made it already, and with that the runtime; else the runtime itself,
+    whose half-made container the caller's clearing up ends."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         inside = Process.of(int(pidfile.read_text()))
         if inside is not None:
             inside.send(signal.SIGKILL)
-    try:
-        process.wait(_DRAIN)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_DRAIN)
+                return
+    process.kill()
+    process.wait()
 
 
 def _self_json() -> dict[str, int]:
