@@ -7,10 +7,12 @@ and kept like any other, and two names never disagree about whose they are.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _KEY = identity.PREFIX + "key"
 _TAG = "current"
+_LOOK = 0.1  # seconds between looks at whether the user asked to stop
 
 
 class Images:
@@ -304,7 +307,12 @@ class Images:
             return self.fetch(f"{name.partition('@')[0]}@{found}", feedback)
 
         spec = build_spec(order.inputs["build"], no_cache=bool(order.operation.detail.get("replace")))
-        result = self._builder(base).build(spec, told)
+        builder = self._builder(base)
+        try:
+            with _watched(feedback) as cancel:
+                result = builder.build(spec, told, cancel=cancel)
+        finally:
+            builder.close()
         layers = [step for step in result.steps if step.layer]
         cached = sum(step.cached for step in layers)
         return result.digest, result.key, f"{cached} of {len(layers)} steps from the cache"
@@ -411,6 +419,26 @@ class Images:
         return list(self._names.references())
 
 
+@contextlib.contextmanager
+def _watched(feedback: Feedback) -> Iterator[threading.Event]:
+    """An event that is set soon after the user asked to stop: a build listens to it while a silent RUN goes on."""
+    cancel, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK):
+            if feedback.cancelled:
+                cancel.set()
+                return
+
+    thread = threading.Thread(target=watch, name="bayplan-build-cancel", daemon=True)
+    thread.start()
+    try:
+        yield cancel
+    finally:
+        over.set()
+        thread.join()
+
+
 class _Unknown(Exception):
     """A base that only the apply will know."""
 
@@ -437,7 +465,7 @@ def build_spec(value: Mapping[str, Value], *, no_cache: bool = False) -> BuildSp
 
 
 def own_name(address: str, stack: str) -> str:
-    """The Image's own name in the store, fit for the grammar of names: lower case, with a digest where that lost something."""
+    """The Image's own name in the store: lower case, as names are, with a digest where that lost something."""
     text = f"{stack}/{address.partition('.')[2]}"
     safe = "/".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") or "x" for part in text.split("/"))
     if safe != text:
