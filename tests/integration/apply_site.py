@@ -252,7 +252,7 @@ def astray(world: World, scratch: Sequence[str] = SCRATCH) -> list[str]:
     names = [one.name for one in world.runtime.list()]
     found = []
     for line in leftovers(world.root):
-        kind, _, rest = line.partition(" ")
+        rest = line.partition(" ")[2]
         shared = rest.endswith("/live") or "aardvark-dns" in rest or line.startswith("table ip")
         if ids and shared:
             continue
@@ -295,8 +295,8 @@ def texts(found: Sequence[Any]) -> list[str]:
 
 __all__ = [
     "BOX",
-    "Ran",
     "SCRATCH",
+    "Ran",
     "Site",
     "astray",
     "busybox_context",

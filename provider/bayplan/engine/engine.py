@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan import kinds
-from bayplan.engine.definitions import Definitions, declared_tags, define, with_bases
+from bayplan.engine.definitions import Definitions, declared_tags, define, references, with_bases
 from bayplan.engine.look import bases_of, current, look
 from bayplan.errors import BayplanError
 from bayplan.execute.values import Redactor, holds_secret, resolve
@@ -312,11 +312,15 @@ class Engine:
             if found is None or wanted is None:
                 continue
             row = planned.recorded.get((found.place, address))
-            if row is not None and row.uid == found.uid and (address in touched or row.fields == found.recorded):
+            if row is None or row.uid != found.uid:
+                adopted.append(adopt(found, wanted))
+            elif row.imported:
                 continue
-            if row is not None and row.imported and row.uid == found.uid:
-                continue
-            adopted.append(adopt(found, wanted))
+            elif address in touched:
+                if row.fields != found.recorded or row.outputs != found.outputs:
+                    adopted.append(replace(row, id=found.id, fields=dict(found.recorded), outputs=dict(found.outputs)))
+            elif row.fields != found.recorded:
+                adopted.append(adopt(found, wanted))
         return adopted, planned.forgotten
 
     def _outputs(
@@ -356,7 +360,7 @@ def adopt(found: Observed, wanted: Desired | None) -> Recorded:
         fields=dict(found.recorded),
         values=plain,
         outputs=dict(found.outputs),
-        depends_on=tuple(wanted.depends_on) if wanted else (),
+        depends_on=tuple({**dict.fromkeys(sorted(references(wanted.properties))), **wanted.depends_on}) if wanted else (),
     )
 
 
@@ -379,7 +383,7 @@ def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[st
         if not found.recorded:
             continue
         if row is None or row.uid != found.uid or row.place != found.place:
-            by_address[address] = adopt(found, None)
+            by_address[address] = replace(adopt(found, None), depends_on=row.depends_on if row else ())
         elif row.fields != found.recorded:
             by_address[address] = replace(row, fields=found.recorded)
     return by_address

@@ -235,7 +235,9 @@ class Walk:
         operation = order.operation
         before = self._rows.get((operation.place, operation.address))
         if not outcome.uid and before is not None:
-            return replace(before, outputs={**before.outputs, **outcome.outputs})
+            # The plan looked at the world, and earlier operations told; the row may be older than both.
+            known = self.outputs.get(operation.address, {})
+            return replace(before, outputs={**before.outputs, **known, **outcome.outputs})
         return Recorded(
             address=operation.address,
             kind=operation.kind,

@@ -84,6 +84,8 @@ class Board:
     warnings: list[str] = field(default_factory=list)
     #: Objects to remove when their users have moved, and why; the resource itself stays.
     late: list[tuple[Observed, str]] = field(default_factory=list)
+    #: Removals of what interrupted runs left, by address: until then that still uses what it used.
+    leftovers: dict[str, list[Draft]] = field(default_factory=dict)
     _marks: dict[str, Marks] = field(default_factory=dict)
     _digests: dict[str, Digester] = field(default_factory=dict)
 

@@ -54,7 +54,7 @@ def leaving(board: Board, going: Mapping[str, list[Draft]], address: str) -> lis
     if address in going:
         return going[address]
     decision = board.decisions.get(address)
-    return decision.last if decision is not None else []
+    return [*(decision.last if decision is not None else ()), *board.leftovers.get(address, ())]
 
 
 def _delete(board: Board, found: Observed, cause: str, *, alone: bool) -> Draft:

@@ -385,7 +385,7 @@ def _foretold(board: Board, one: Desired) -> Mapping[str, Value]:
 
 def _leftover(board: Board, found: Observed, cause: str) -> Draft:
     """The removal of an object that an interrupted run left."""
-    return board.add(
+    draft = board.add(
         Draft(
             found.address,
             found.kind,
@@ -400,3 +400,5 @@ def _leftover(board: Board, found: Observed, cause: str) -> Draft:
             detail={"leftover": True},
         )
     )
+    board.leftovers.setdefault(found.address, []).append(draft)
+    return draft

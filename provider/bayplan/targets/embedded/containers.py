@@ -158,10 +158,12 @@ class Containers:
             Action.PAUSE: self._runtime.pause,
             Action.UNPAUSE: self._runtime.unpause,
         }
+        # The record first: a crash between the two leaves a container to be brought to the recorded state, which the next
+        # plan sees; the other way round nobody would see that the record is behind.
+        self._relabel(one, order)
         steps[action](one.id)
         if action is Action.START and order.operation.detail.get("desired_state", "running") == "running":
             self._settle(one.id, order, feedback)
-        self._relabel(one, order)
         return self._told(one.id)
 
     def _checked(self, order: Order) -> Container:

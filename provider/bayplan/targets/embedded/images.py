@@ -374,8 +374,9 @@ class Images:
                 remove[there.name] = there.digest
         uid = own.labels.get(identity.UID, order.uid)
         labels = identity.labels(order.stack, order.operation.address, uid, order.fields, order.uid)
-        self._names.replace(remove, {tag: own.digest for tag in detail.get("add") or ()}, labels)
+        # The record first: what a crash then leaves undone is seen by the next plan.
         self._names.replace({}, {own.name: own.digest}, {**labels, _KEY: own.labels.get(_KEY, "")})
+        self._names.replace(remove, dict.fromkeys(detail.get("add") or (), own.digest), labels)
         return Outcome(uid=uid, id=own.name, outputs=self._outputs(own.digest, self._tags(order), own.name))
 
     def _push(self, order: Order, feedback: Feedback) -> Outcome:
