@@ -221,6 +221,21 @@ def test_cancelling_starts_nothing_new_and_lets_what_runs_end(tmp_path: Path) ->
     assert not state.pending()
 
 
+def test_what_was_begun_ahead_of_its_turn_does_not_start_after_a_cancellation(tmp_path: Path) -> None:
+    cancel = Cancel()
+
+    def effect(order: Order, feedback: Feedback) -> Outcome:
+        cancel.set()
+        return done(order, feedback)
+
+    plan = [operation(n, f"Volume.v{n}") for n in range(1, 6)]
+    report, state, events, place = walk(tmp_path, plan, effect, cancel=cancel, parallelism=1)
+    assert [one.result for one in report.finished] == [Result.OK, *[Result.CANCELLED] * 4]
+    assert len(place.orders) == 1
+    assert sum(isinstance(event, Started) for event in events) == 1
+    assert not state.pending(), "each begin has its end in the journal"
+
+
 def test_a_thousand_operations_end_in_order_of_their_plan(tmp_path: Path) -> None:
     plan = [operation(n, f"Volume.v{n}", (n - 7,) if n > 7 else ()) for n in range(1, 1001)]
     report, state, events, _ = walk(tmp_path, plan)

@@ -3,7 +3,8 @@
 The walker decides nothing. One thread owns the schedule and the journal; workers only make effects. Each turn of the loop
 takes all completions that have arrived, writes their ends and the begins of what starts next in one transaction, and hands
 the new operations out: an effect never starts before its begin is durable, a dependant never before the ends of what it
-waits for, and the cost is one fsync a turn however wide the plan is.
+waits for, and the cost is one fsync a turn however wide the plan is. Where a plan is wide, begins run ahead of the workers:
+these go on with what is begun while the walker waits for the disk, so that a turn holds whatever ended in the meantime.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Normaliser = Callable[[str, Mapping[str, Value]], Mapping[str, Value]]
 
 #: An Image's content is made without waiting for the repositories that it is pushed to.
 _TAKEN_BY_PUSH = frozenset({"push"})
+#: Operations that are begun for each worker: the one at work and those that wait in front of it.
+_BEGUN = 8
 _PHASES = {Result.OK: Phase.OK, Result.UNKNOWN: Phase.UNKNOWN, Result.CANCELLED: Phase.CANCELLED}
 
 
@@ -137,13 +140,12 @@ class Walk:
                 begun: list[Operation] = []
                 if self.cancel.is_set:
                     ready.clear()
-                while ready and running + len(begun) < self.parallelism:
+                while ready and running + len(begun) < self.parallelism * _BEGUN:
                     begun.append(operations[ready.pop()])
                 steps = self.state.turn(self.run, ended, begun)
                 for item in arrived:
                     self.sink(item.finished)
                 for operation, step in zip(begun, steps, strict=True):
-                    self.sink(Started(operation))
                     running += 1
                     pool.submit(work, operation, step)
                 if not running:
@@ -179,6 +181,9 @@ class Walk:
         def finish(result: Result, detail: str = "", error: BayplanError | None = None) -> _Done:
             return _Done(operation, step, Finished(operation, result, time.monotonic() - began, detail, error))
 
+        if self.cancel.is_set:
+            return finish(Result.CANCELLED, "not started")
+        self.sink(Started(operation))
         try:
             order = self._order(operation, secrets)
             outcome = self.targets[operation.place].perform(order, _Feedback(self, operation))
