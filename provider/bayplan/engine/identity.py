@@ -47,6 +47,8 @@ def drift(planned: Planned) -> list[Drift]:
         fields = tuple((change.field, change.after, change.before) for change in outside)
         if gone:
             what = "is gone"
+        elif lifecycle:
+            what = operation.cause
         elif outside:
             what = ", ".join(f"{name}: {_short(was)} -> {_short(now)}" for name, was, now in fields)
         else:
