@@ -166,6 +166,33 @@ def test_a_blob_that_another_process_has_not_synced_yet_is_synced_by_who_relies_
     assert len(disk.calls) == 1
 
 
+def test_the_folders_of_a_new_root_are_durable_before_anything_in_them_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    store = Store(Root.at(tmp_path / "new")).ensure()
+    synced = [Path(where) for kind, where in disk.calls if kind == "sync"]
+    assert synced == [store.folder, store.root.path, tmp_path]
+    disk.calls.clear()
+    Store(store.root).ensure()
+    assert disk.calls == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_nobody_else_may_look_into_the_store_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = Store(Root.at(tmp_path / "new"))
+        digest = store.put(b"private")
+        with store.lease():
+            store.collect([lambda: [digest]])
+    finally:
+        os.umask(before)
+    for path in (store.folder, *store.folder.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert store.path(digest).stat().st_mode & 0o7777 == 0o400
+
+
 # -- collecting ----------------------------------------------------------------------------------------------------
 
 

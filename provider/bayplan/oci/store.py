@@ -81,9 +81,13 @@ class Store:
         """Make the folders. Idempotent."""
         if not self._made:
             self.root.ensure()
-            own = (self._blobs, self.incoming, self.folder / "leases", self.trash, self.layers, self.unpacking)
-            for folder in own:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            leases = self.folder / "leases"
+            own = (self.folder, self._blobs, self.incoming, leases, self.trash, self.layers, self.unpacking)
+            if sum(map(_made, own)):
+                # A blob is only as durable as the folders above it.
+                sync_folder(self.folder)
+                sync_folder(self.root.path)
+                sync_folder(self.root.path.parent)
             self._made = True
         return self
 
@@ -239,7 +243,8 @@ class BlobWriter:
         os.fsync(descriptor)
         target = self._store.path(digest)
         if not target.parent.is_dir():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _made(target.parent.parent)
+            _made(target.parent)
             sync_folder(target.parent.parent)
             sync_folder(target.parent.parent.parent)
         with self._store.leases.touching() as tick:
@@ -255,6 +260,15 @@ class BlobWriter:
         if not self._file.closed:
             self._path.unlink(missing_ok=True)
             self._file.close()
+
+
+def _made(folder: Path) -> bool:
+    """Whether ``folder`` had to be made: closed to others, whatever the umask."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
 
 
 def sync_folder(path: Path) -> None:
