@@ -71,3 +71,17 @@ def members(store: Store, digest: Digest) -> set[Digest]:
         if isinstance(one, dict) and isinstance(one.get("digest"), str):
             found.add(Digest.parse(one["digest"]))
     return found
+
+
+#: What may be said of an object that somebody began to use, or removed, since it was looked at.
+MEANWHILE = frozenset(
+    {
+        "container-running",
+        "no-such-container",
+        "container-busy",
+        "network-in-use",
+        "unknown-network",
+        "volume-in-use",
+        "no-such-volume",
+    }
+)

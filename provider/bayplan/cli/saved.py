@@ -24,6 +24,7 @@ def save(planned: Planned, path: Path) -> None:
         "bayplan_saved_plan": 1,
         "plan": json.loads(codec.dump(planned.plan)),
         "secrets": dict(planned.definitions.secret_sources),
+        "registries": {alias: dict(entry) for alias, entry in planned.definitions.registries.items()},
         "seen_run": planned.seen_run,
     }
     draft = path.with_name(path.name + ".part")
@@ -53,7 +54,9 @@ def load(engine: Engine, arguments: argparse.Namespace) -> Planned:
     secrets = secret_source(secrets_again(sources, os.environ, _sensitive(arguments)))
     return Planned(
         plan=plan,
-        definitions=Definitions(plan.stack, {}, plan.outputs, secrets, sources),
+        definitions=Definitions(
+            plan.stack, {}, plan.outputs, secrets, sources, registries=document.get("registries", {})
+        ),
         desired={},
         world=World(),
         recorded=rows,
