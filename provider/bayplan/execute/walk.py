@@ -1,18 +1,22 @@
 """Walks a plan: starts what is ready, journals, and lets everything that does not depend on a failure go on.
 
-The walker decides nothing. One thread owns the schedule and the journal; workers only make effects. Each turn of the loop
-takes all completions that have arrived, writes their ends and the begins of what starts next in one transaction, and hands
-the new operations out: an effect never starts before its begin is durable, a dependant never before the ends of what it
-waits for, and the cost is one fsync a turn however wide the plan is. Where a plan is wide, begins run ahead of the workers:
-these go on with what is begun while the walker waits for the disk, so that a turn holds whatever ended in the meantime.
+The walker decides nothing. One thread owns the schedule, the journal and the face; workers only make effects. Each turn of
+the loop takes all completions that have arrived, writes their ends and the begins of what starts next in one transaction,
+and hands the new operations out: an effect never starts before its begin is durable, a dependant never before the ends of
+what it waits for, and the cost is one fsync a turn however wide the plan is.
+
+Where a plan is wide, begins run ahead of the workers, and an end that nobody waits for may wait itself for company, not
+longer than an eye notices: fewer turns leave the disk to the effects. A crash meanwhile costs nothing but another look at
+what was begun.
 """
 
 from __future__ import annotations
 
+import os
 import queue
+import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,6 +35,8 @@ Normaliser = Callable[[str, Mapping[str, Value]], Mapping[str, Value]]
 _TAKEN_BY_PUSH = frozenset({"push"})
 #: Operations that are begun for each worker: the one at work and those that wait in front of it.
 _BEGUN = 8
+#: Seconds that an end may wait for others, where nothing depends on it and the workers have enough to do.
+_LINGER = 0.05
 _PHASES = {Result.OK: Phase.OK, Result.UNKNOWN: Phase.UNKNOWN, Result.CANCELLED: Phase.CANCELLED}
 
 
@@ -79,6 +85,9 @@ class Walk:
     redactor: Redactor = field(default_factory=Redactor)
     outputs: dict[str, Mapping[str, Value]] = field(default_factory=dict)
     _rows: dict[tuple[str, str], Recorded] = field(default_factory=dict)
+    _inbox: queue.SimpleQueue[_Done | Event | BaseException] = field(default_factory=queue.SimpleQueue)
+    #: Identities of new objects: distinct, not secret, and without a system call each.
+    _chance: random.Random = field(default_factory=lambda: random.Random(os.urandom(32)))  # noqa: S311
 
     def go(self) -> Report:
         """Carry the plan out; returns when nothing runs any more, also after a cancellation."""
@@ -93,17 +102,24 @@ class Walk:
         ready = [number for number, count in waiting.items() if not count]
         ready.reverse()  # taken from the end, lowest number first
         finished: dict[int, Finished] = {}
-        done: queue.SimpleQueue[_Done | BaseException] = queue.SimpleQueue()
         running = 0
         secrets = self.redactor.watch(self.secrets)
-        self.sink = _serial(self.sink)
 
         def work(operation: Operation, step: int) -> None:
             try:
-                done.put(self._perform(operation, step, secrets))
+                self._inbox.put(self._perform(operation, step, secrets))
             except BaseException as error:  # the process is going down: the walker goes with it, the journal knows
-                done.put(error)
+                self._inbox.put(error)
                 raise
+
+        def is_due(item: _Done, arrived: int) -> bool:
+            short = bool(ready) and running - arrived <= self.parallelism * _BEGUN // 2
+            return (
+                short
+                or arrived == running
+                or item.finished.result is not Result.OK
+                or item.operation.number in dependants
+            )
 
         with ThreadPoolExecutor(self.parallelism, thread_name_prefix="bayplan-op") as pool:
             arrived: list[_Done] = []
@@ -150,11 +166,43 @@ class Walk:
                     pool.submit(work, operation, step)
                 if not running:
                     break
-                arrived = _next(done)
+                arrived = self._listen(is_due)
         for number, operation in operations.items():
             if number not in finished:
                 finished[number] = Finished(operation, Result.CANCELLED, 0.0, "not started")
         return Report(tuple(finished[number] for number in sorted(finished)), cancelled=self.cancel.is_set)
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on to the face, from any thread; the face hears them in order, one at a time."""
+        self._inbox.put(event)
+
+    def _listen(self, is_due: Callable[[_Done, int], bool]) -> list[_Done]:
+        """What has ended when a turn is due, at least one; what workers tell meanwhile goes to the face at once.
+
+        Waits in slices, so that signal handlers get their turn.
+        """
+        arrived: list[_Done] = []
+        due = float("inf")
+        while True:
+            left = due - time.monotonic()
+            for _ in range(self._inbox.qsize() if left <= 0 else 1):
+                try:
+                    item = self._inbox.get(timeout=max(0.0, min(left, 0.5)))
+                except queue.Empty:
+                    break
+                if isinstance(item, BaseException):
+                    self.cancel.set()  # what was begun ahead is not to start any more
+                    raise item
+                if not isinstance(item, _Done):
+                    self.sink(item)
+                    continue
+                arrived.append(item)
+                if is_due(item, len(arrived)):
+                    due = 0.0
+                elif len(arrived) == 1:
+                    due = time.monotonic() + _LINGER
+            if left <= 0:
+                return arrived
 
     def _skip(
         self,
@@ -183,7 +231,7 @@ class Walk:
 
         if self.cancel.is_set:
             return finish(Result.CANCELLED, "not started")
-        self.sink(Started(operation))
+        self.tell(Started(operation))
         try:
             order = self._order(operation, secrets)
             outcome = self.targets[operation.place].perform(order, _Feedback(self, operation))
@@ -229,7 +277,7 @@ class Walk:
         return Order(
             operation=operation,
             stack=self.plan.stack,
-            uid=uuid.uuid4().hex[:16],
+            uid=f"{self._chance.getrandbits(64):016x}",
             inputs=inputs,
             fields={name: target.digest(value) for name, value in inputs.items()},
             secrets=frozenset(hidden),
@@ -285,29 +333,4 @@ class _Feedback:
         return self._walk.cancel.is_set
 
     def _send(self, event: Event) -> None:
-        self._walk.sink(event)
-
-
-def _serial(sink: Sink) -> Sink:
-    """``sink`` behind a lock: workers and the walker speak at once, a face hears one at a time."""
-    lock = threading.Lock()
-
-    def send(event: Event) -> None:
-        with lock:
-            sink(event)
-
-    return send
-
-
-def _next(done: queue.SimpleQueue[_Done | BaseException]) -> list[_Done]:
-    """All completions that have arrived, at least one. Waits in slices, so that signal handlers get their turn."""
-    arrived: list[_Done] = []
-    while not arrived or not done.empty():
-        try:
-            item = done.get(timeout=0.5)
-        except queue.Empty:
-            continue
-        if isinstance(item, BaseException):
-            raise item
-        arrived.append(item)
-    return arrived
+        self._walk.tell(event)

@@ -52,6 +52,8 @@ class EmbeddedPlace:
         self._root = Root.at(path)
         self.place = f"embedded:{self._root.path}"
         self._key = PlaceKey(self._root.path / "key")
+        self._addresses: list[str] = []
+        self._insecure: set[str] = set()
 
     # -- the cores -------------------------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class EmbeddedPlace:
     def _remotes(self) -> Remotes:
         from bayplan.targets.embedded.remotes import Remotes
 
-        return Remotes()
+        return Remotes(frozenset(self._insecure))
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -83,7 +85,7 @@ class EmbeddedPlace:
     def _repositories(self) -> Repositories:
         from bayplan.targets.embedded.repositories import Repositories
 
-        return Repositories(self.place, self._root, lambda: self._registry)
+        return Repositories(self.place, self._root, lambda: self._registry, self._addresses)
 
     @cached_property
     def _images(self) -> Images:
@@ -116,15 +118,11 @@ class EmbeddedPlace:
         return Builder(self._root, OciStepRunner(self._root), resolve)
 
     def declare(self, registries: Mapping[str, Mapping[str, Value]]) -> None:
-        """What the definitions say of registries: the address the embedded one goes by, which ones are insecure."""
-        for entry in registries.values():
-            address = entry.get("address")
-            if not isinstance(address, str):
-                continue
-            if entry.get("type") == "embedded":
-                self._repositories.addresses[address] = None
-            elif entry.get("insecure"):
-                self._remotes.insecure.add(address)
+        known = {entry["address"]: entry for entry in registries.values() if "address" in entry}
+        self._addresses = [name for name, entry in known.items() if entry["type"] == "embedded"]
+        self._insecure = {name for name, entry in known.items() if entry.get("insecure")}
+        for core in ("_repositories", "_remotes", "_images", "_containers"):
+            self.__dict__.pop(core, None)  # made again when it is next needed
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -270,7 +268,6 @@ class EmbeddedPlace:
     # -- acting ----------------------------------------------------------------------------------------------------
 
     def perform(self, order: Order, feedback: Feedback) -> Outcome:
-        self._root.ensure()
         kind = order.operation.kind
         if kind == "Container":
             return self._containers.perform(order, feedback)
