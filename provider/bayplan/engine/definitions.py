@@ -7,13 +7,13 @@ needs a look at the world (a foreign image's digest) is left to :mod:`bayplan.en
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bayplan import kinds
+from bayplan.engine.registries import home_of, with_names
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.plan.model import Condition, Desired, Lifecycle, Value
@@ -21,7 +21,7 @@ from bayplan.stack import Resource, Stack
 from bayplan.stack.model import NO_LIFECYCLE
 from bayplan.stack.secrets import SecretOrigin, Secrets
 
-_PLACE_PROPERTIES = ("host", "registry")
+_PLACE_PROPERTIES = frozenset(("host", "registry"))
 _NO_LIFECYCLE = Lifecycle()
 _NO_DEPENDENCIES: Mapping[str, Condition] = {}
 _SECRET_FILE = "env_file:"  # noqa: S105  (a prefix of names, no secret)
@@ -32,7 +32,7 @@ class Definitions:
     """A stack as the planner wants it, and where its secrets come from.
 
     ``secrets`` fetches a value; ``secret_sources`` says the same as plain data (where each comes from, never what it is),
-    so that a saved plan can fetch them again.
+    so that a saved plan can fetch them again. ``registries`` are the declared ones by alias.
     """
 
     stack: str
@@ -40,30 +40,23 @@ class Definitions:
     outputs: Mapping[str, Value]
     secrets: Callable[[str], str]
     secret_sources: Mapping[str, Value] = field(default_factory=dict)
-
-
-def place_of(settings_root: Path, entry: Mapping[str, Value] | None) -> str:
-    """The identity of a host or registry entry (an alias in a file is no part of it)."""
-    kind = (entry or {}).get("type", "embedded")
-    if kind == "embedded":
-        root = (entry or {}).get("root")
-        return f"embedded:{os.path.realpath(root if isinstance(root, str) else settings_root)}"
-    return f"{kind}:{json.dumps(entry, sort_keys=True)}"
+    registries: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
 
 def define(stack: Stack, root: Path) -> Definitions:
     """Raises BayplanErrors for what only shows when the whole stack is seen (two Images of one tag)."""
+    stack = with_names(stack)
     tags = _declared_tags(stack)
-    places = {
-        **{("host", alias): place_of(root, entry) for alias, entry in stack.hosts.items()},
-        **{("registry", alias): place_of(root, entry) for alias, entry in stack.registries.items()},
-    }
-    default = place_of(root, None)
+    place = home_of(root)
     grounds = _grounds(stack)
-    desired = {
-        address: _desired(stack.name, one, places, default, tags, grounds) for address, one in stack.resources.items()
-    }
-    return Definitions(stack.name, desired, stack.outputs, secret_source(stack.secrets), secret_sources(stack.secrets))
+    return Definitions(
+        stack.name,
+        {address: _desired(stack.name, one, place, tags, grounds) for address, one in stack.resources.items()},
+        stack.outputs,
+        secret_source(stack.secrets),
+        secret_sources(stack.secrets),
+        stack.registries,
+    )
 
 
 def _declared_tags(stack: Stack) -> dict[str, str]:
@@ -119,17 +112,13 @@ def _referring(given: dict[str, Value], grounds: Mapping[tuple[str, str], str]) 
 def _desired(
     stack: str,
     resource: Resource,
-    places: Mapping[tuple[str, str], str],
-    default: str,
+    place: str,
     tags: Mapping[str, str],
     grounds: Mapping[tuple[str, str], str],
 ) -> Desired:
     given = resource.properties
-    place = default
-    for word in _PLACE_PROPERTIES:
-        if word in given:
-            place = places[word, given[word]]
-            given = {name: value for name, value in given.items() if name != word}
+    if "host" in given or "registry" in given:
+        given = {name: value for name, value in given.items() if name not in _PLACE_PROPERTIES}
     if resource.kind == "Container":
         given = _referring(_with_env_files(dict(given)), grounds)
         image = given.get("image")

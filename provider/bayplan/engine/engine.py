@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bayplan import kinds
 from bayplan.engine.definitions import Definitions, declared_tags, define, references, with_bases
 from bayplan.engine.look import bases_of, current, look
+from bayplan.engine.registries import home_of
 from bayplan.errors import BayplanError
 from bayplan.execute.values import Redactor, holds_secret, resolve
 from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Value, World
@@ -106,6 +107,7 @@ class Engine:
         self.settings = settings
         self._factory = factory or self._open
         self._places: dict[str, Place] = {}
+        self._registries: Mapping[str, Mapping[str, Value]] = {}
 
     # -- places and state ------------------------------------------------------------------------------------------
 
@@ -113,6 +115,8 @@ class Engine:
         """The adapter of a place. Raises BayplanError ``unknown-host-type`` for a type that is not known here."""
         if identity not in self._places:
             self._places[identity] = self._factory(identity)
+            if self._registries:
+                self._places[identity].declare(self._registries)
         return self._places[identity]
 
     def _open(self, identity: str) -> Place:
@@ -126,7 +130,15 @@ class Engine:
     @property
     def home(self) -> str:
         """The identity of the default embedded place."""
-        return f"embedded:{os.path.realpath(self.settings.root)}"
+        return home_of(self.settings.root)
+
+    def _declare(self, definitions: Definitions) -> None:
+        """Tell the places which registries the definitions declare, where they say more than that there are some."""
+        told = {alias: entry for alias, entry in definitions.registries.items() if "address" in entry}
+        if told != self._registries:
+            self._registries = told
+            for place in self._places.values():
+                place.declare(told)
 
     def state(self, stack: str) -> State:
         return State(self.settings.state, stack)
@@ -134,10 +146,13 @@ class Engine:
     # -- planning --------------------------------------------------------------------------------------------------
 
     def define(self, stack: Stack) -> Definitions:
-        return define(stack, self.settings.root)
+        definitions = define(stack, self.settings.root)
+        self._declare(definitions)
+        return definitions
 
     def linked(self, definitions: Definitions) -> dict[str, Desired]:
         """The desired resources with all their edges, those included that only a Dockerfile tells. Reads files only."""
+        self._declare(definitions)
         tags = declared_tags(definitions)
         return {
             address: with_bases(one, bases_of(one, self.place(one.place), tags)) if one.kind == "Image" else one
@@ -154,6 +169,7 @@ class Engine:
         prune: bool = True,
     ) -> Planned:
         """The exact plan. Reads only. Raises BayplanErrors for what the planner refuses (``prevent_destroy``)."""
+        self._declare(definitions)
         state = self.state(definitions.stack)
         latest = state.latest_run()
         rows = state.recorded()
@@ -233,6 +249,7 @@ class Engine:
         from bayplan.execute.walk import Cancel, Walk
 
         plan = planned.plan
+        self._declare(planned.definitions)
         adopted, forgotten = self._bookkeeping(planned)
         if plan.empty and not adopted and not forgotten and self._settled(planned, verb):
             return Applied(Report(()), self._outputs(planned, planned.plan.known, Redactor()))
@@ -360,7 +377,9 @@ def adopt(found: Observed, wanted: Desired | None) -> Recorded:
         fields=dict(found.recorded),
         values=plain,
         outputs=dict(found.outputs),
-        depends_on=tuple({**dict.fromkeys(sorted(references(wanted.properties))), **wanted.depends_on}) if wanted else (),
+        depends_on=tuple({**dict.fromkeys(sorted(references(wanted.properties))), **wanted.depends_on})
+        if wanted
+        else (),
     )
 
 

@@ -176,7 +176,21 @@ class _Loading:
             evaluation = Evaluation(source, outer, self.errors, self.uses)
             entry = evaluation.tree(given, (section, name))
             found[name] = entry if self._checked(section, name, entry, source) else _EMBEDDED
+            if section == "registries":
+                self._one_address(name, found, source)
         return found
+
+    def _one_address(self, name: str, found: Mapping[str, Mapping[str, Any]], source: Source) -> None:
+        """The embedded registry is one, whatever it is called: it has one address."""
+        address = found[name].get("address")
+        if address is None or found[name]["type"] != "embedded":
+            return
+        for alias, entry in found.items():
+            if entry["type"] == "embedded" and entry.get("address", address) != address:
+                message = f"{alias} and {name} are both the embedded registry, which has one address"
+                hint = f"{alias} says {entry['address']}: leave one of the two out"
+                place = ("registries", name, "address")
+                self.errors.append(source.error("conflicting-properties", message, place, hint=hint))
 
     def _outputs(self, sections: Sections, scope: Scope) -> dict[str, Any]:
         found: dict[str, Any] = {}

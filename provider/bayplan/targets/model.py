@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bayplan.execute.port import Target
-from bayplan.plan.model import Desired, Forecast, Observed, Recorded
+from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Value
 
 #: Says which digest an image name stands for, or None where only the apply will know (another resource makes it).
 #: Raises BayplanError ``image-not-found``.
@@ -34,6 +34,11 @@ class Place(Target, Protocol):
     """One place: an embedded root, an engine's endpoint, a registry, an account and region."""
 
     place: str
+
+    def declare(self, registries: Mapping[str, Mapping[str, Value]]) -> None:
+        """What the definitions say of registries, by alias: under which address the embedded one is known, which others
+        may speak plain HTTP. What was declared before is forgotten."""
+        ...
 
     def observe(self, stack: str, desired: Sequence[Desired], recorded: Sequence[Recorded]) -> Sight:
         """Everything under the identity of ``stack`` here, and what is recorded as imported; no effect.

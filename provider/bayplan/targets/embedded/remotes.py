@@ -20,8 +20,8 @@ _LOOK_TIMEOUT = 10.0  # seconds: a plan does not wait longer for a registry that
 class Remotes:
     """Looks, pulls and pushes. ``insecure`` are addresses that the definitions declare so."""
 
-    def __init__(self) -> None:
-        self.insecure: set[str] = set()
+    def __init__(self, insecure: frozenset[str] = frozenset()) -> None:
+        self._insecure = insecure
         self._looking: RegistryClient | None = None
         self._moving: RegistryClient | None = None
 
@@ -44,12 +44,12 @@ class Remotes:
         if self._looking is None:
             from bayplan.registry.client import RegistryClient
 
-            self._looking = RegistryClient(insecure=self.insecure, attempts=1, timeout=_LOOK_TIMEOUT)
+            self._looking = RegistryClient(insecure=self._insecure, attempts=1, timeout=_LOOK_TIMEOUT)
         return self._looking
 
     def _mover(self) -> RegistryClient:
         if self._moving is None:
             from bayplan.registry.client import RegistryClient
 
-            self._moving = RegistryClient(insecure=self.insecure)
+            self._moving = RegistryClient(insecure=self._insecure)
         return self._moving

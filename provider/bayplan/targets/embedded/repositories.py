@@ -8,7 +8,7 @@ what other clients pull from ``bayplan registry serve``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -32,20 +32,17 @@ INTERNAL = "bayplan.internal"
 class Repositories:
     """The repositories of a root, in the words of plans. ``registry`` gives the core, which a look does not need."""
 
-    def __init__(self, place: str, root: Root, registry: Callable[[], Registry]) -> None:
+    def __init__(self, place: str, root: Root, registry: Callable[[], Registry], addresses: Sequence[str] = ()) -> None:
         self._place = place
         self._root = root
         self._core = registry
-        self.addresses: dict[str, None] = {INTERNAL: None}
+        self._addresses = frozenset((INTERNAL, *addresses))
+        #: How the registry is called in the uris that repositories output: the declared address, else its own.
+        self.address = next(iter(addresses), INTERNAL)
 
     @property
     def _registry(self) -> Registry:
         return self._core()
-
-    @property
-    def address(self) -> str:
-        """How the registry is called in the uris that repositories output: the address declared last, else its own."""
-        return next(reversed(self.addresses))
 
     def observe(self, stack: str) -> list[Observed]:
         found = survey(self._root, identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE, identity.ROLE))
@@ -199,7 +196,7 @@ class Repositories:
 
     def holds(self, name: ImageName) -> bool:
         """Whether an image name means this registry."""
-        return name.registry in self.addresses
+        return name.registry in self._addresses
 
     def digest(self, name: ImageName) -> Digest | None:
         """What a name in this registry refers to now, or None."""
