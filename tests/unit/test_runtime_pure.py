@@ -392,6 +392,53 @@ def test_statistics_are_read_from_either_version(tmp_path: Path) -> None:
     assert cgroup.stats("/none", base=tmp_path / "v1", unified=False).memory == 0
 
 
+def tree(folder: Path, files: dict[str, str]) -> Path:
+    """A control group tree as plain files: what the kernel shows, in so far as files can."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_freezing_is_read_from_either_version(tmp_path: Path) -> None:
+    new = tree(tmp_path / "v2", {"g/i/cgroup.freeze": "1\n", "g/i/cgroup.events": "populated 1\nfrozen 0\n"})
+    asked = {"base": new, "unified": True}
+    assert cgroup.frozen("/g/i", **asked), "it was asked for"
+    assert not cgroup.still("/g/i", **asked), "not every process stands yet"
+    tree(new, {"g/i/cgroup.events": "populated 1\nfrozen 1\n"})
+    assert cgroup.still("/g/i", **asked)
+    cgroup.thaw("/g/i", **asked)
+    assert not cgroup.frozen("/g/i", **asked)
+    cgroup.thaw("/g/none", **asked)
+    assert not (new / "g/none").exists()
+    for state, seen in {"FREEZING": (True, False), "FROZEN": (True, True), "THAWED": (False, False)}.items():
+        old = tree(tmp_path / "v1", {"freezer/g/i/freezer.state": f"{state}\n"})
+        assert (
+            cgroup.frozen("/g/i", base=old, unified=False),
+            cgroup.still("/g/i", base=old, unified=False),
+        ) == seen
+    cgroup.thaw("/g/i", base=tmp_path / "v1", unified=False)
+    assert (tmp_path / "v1/freezer/g/i/freezer.state").read_text().startswith("THAWED")
+
+
+def test_a_kill_for_want_of_memory_is_read_from_either_version(tmp_path: Path) -> None:
+    new = tree(tmp_path / "v2", {"g/i/memory.events": "low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n"})
+    assert cgroup.oom_killed("/g/i", base=new, unified=True)
+    tree(new, {"g/i/memory.events": "low 0\nmax 9\noom 1\noom_kill 0\n"})
+    assert not cgroup.oom_killed("/g/i", base=new, unified=True), "full is not killed"
+    assert not cgroup.oom_killed("/g/none", base=new, unified=True)
+    old = tree(tmp_path / "v1", {"memory/g/i/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"})
+    assert cgroup.oom_killed("/g/i", base=old, unified=False)
+
+
+def test_whether_swap_can_be_limited_is_asked_from_the_kernel(tmp_path: Path) -> None:
+    new = tree(tmp_path / "with", {"a/cgroup.procs": "", "b/memory.max": "max", "b/memory.swap.max": "max"})
+    assert cgroup.accounts_swap(base=new, unified=True)
+    assert not cgroup.accounts_swap(base=tree(tmp_path / "without", {"b/memory.max": "max"}), unified=True)
+    assert cgroup.accounts_swap(base=tree(tmp_path / "old", {"memory/memory.memsw.limit_in_bytes": "0"}), unified=False)
+    assert not cgroup.accounts_swap(base=tmp_path / "nothing", unified=False)
+
+
 def test_what_a_runtime_says_is_cut_to_its_sentence() -> None:
     said = '{"level":"error","msg":"runc create failed: unable to start container process: exec: \\"/x\\": no such file"}\n'
     assert runtime_message(said) == 'exec: "/x": no such file'

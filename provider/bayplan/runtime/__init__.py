@@ -1,7 +1,7 @@
 """The runtime core: the container's whole life on one machine, with no daemon.
 
-``containers.Runtime(root)`` is the way in; ``steps.OciStepRunner`` runs build steps, ``agent`` is the optional keeper. What is
-borrowed from the distribution: an OCI runtime (crun or runc) for isolation, conmon beside each container, aardvark-dns for
+``containers.Runtime(root)`` is the way in; ``steps.OciStepRunner`` runs build steps, ``agent`` is the optional keeper.
+Borrowed from the distribution: an OCI runtime (crun or runc) for isolation, conmon beside each container, aardvark-dns for
 names. The rest is here: bundles, root file systems, networks (:mod:`.net`), restarts (an exit hook), health, recovery.
 
 The core knows images (``bayplan.oci``) and the port of builds, and nothing of stacks, plans or faces. The exit hook imports

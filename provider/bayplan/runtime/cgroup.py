@@ -20,6 +20,7 @@ from bayplan.runtime.ociruntime import CGROUPS, cgroups_unified
 
 _NO_LIMIT = 1 << 60  # version 1 says "no limit" with a number near 2^63
 _KILL_TIMEOUT = 5.0
+_MAKE_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +133,43 @@ def network_bytes(pid: int) -> tuple[int, int]:
     return received, sent
 
 
-def frozen(cgroup: str) -> bool:
-    """Whether the group is paused."""
-    if cgroups_unified():
-        return _pairs(folder(cgroup, "") / "cgroup.events").get("frozen", 0) == 1
-    return _text(folder(cgroup, "freezer") / "freezer.state").strip() == "FROZEN"
+def frozen(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> bool:
+    """Whether the group is paused, or about to be: freezing takes a moment after it was asked for."""
+    one = cgroups_unified() if unified is None else unified
+    if one:
+        return _text(folder(cgroup, "", base=base, unified=True) / "cgroup.freeze").strip() == "1"
+    state = _text(folder(cgroup, "freezer", base=base, unified=False) / "freezer.state").strip()
+    return state in ("FREEZING", "FROZEN")
 
 
-def oom_killed(cgroup: str) -> bool:
+def still(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> bool:
+    """Whether every process of a paused group stands still."""
+    one = cgroups_unified() if unified is None else unified
+    if one:
+        return _pairs(folder(cgroup, "", base=base, unified=True) / "cgroup.events").get("frozen", 0) == 1
+    return _text(folder(cgroup, "freezer", base=base, unified=False) / "freezer.state").strip() == "FROZEN"
+
+
+def oom_killed(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> bool:
     """Whether the kernel killed a process of the group for want of memory; ask before the group is removed."""
-    if cgroups_unified():
-        return _pairs(folder(cgroup, "") / "memory.events").get("oom_kill", 0) > 0
-    return _pairs(folder(cgroup, "memory") / "memory.oom_control").get("oom_kill", 0) > 0
+    one = cgroups_unified() if unified is None else unified
+    name = "memory.events" if one else "memory.oom_control"
+    return _pairs(folder(cgroup, "memory", base=base, unified=one) / name).get("oom_kill", 0) > 0
 
 
-def accounts_swap() -> bool:
-    """Whether a limit on memory and swap together can be set."""
-    return cgroups_unified() or (CGROUPS / "memory" / "memory.memsw.limit_in_bytes").exists()
+def accounts_swap(*, base: Path = CGROUPS, unified: bool | None = None) -> bool:
+    """Whether a limit on memory and swap together can be set: a kernel may be built or booted without.
+
+    Version 2 shows it in any group but the topmost; where no group has the memory controller yet, the kernel's having
+    swap at all has to do.
+    """
+    one = cgroups_unified() if unified is None else unified
+    if not one:
+        return (base / "memory" / "memory.memsw.limit_in_bytes").exists()
+    for group in base.iterdir():
+        if (group / "memory.max").exists():
+            return (group / "memory.swap.max").exists()
+    return Path("/proc/swaps").exists()
 
 
 def lift_pids_limit(cgroup: str) -> None:
@@ -186,14 +207,38 @@ def members(cgroup: str) -> list[Process]:
     return [process for process in map(Process.of, sorted(found)) if process is not None]
 
 
-def _thaw(cgroup: str) -> None:
-    for path, word in (
-        (folder(cgroup, "freezer") / "freezer.state", "THAWED"),
-        (folder(cgroup, "") / "cgroup.freeze", "0"),
-    ):
-        if path.exists():
-            with contextlib.suppress(OSError):  # it ended in this instant
-                path.write_text(word)
+def make(cgroup: str) -> None:
+    """Make the group in every hierarchy, empty, before the OCI runtime enters it.
+
+    It would do that itself, but between the making of the group above and of this one, another container's end could
+    take the upper one away (:func:`drop_parent`): a start would fail for nothing. What cannot be made here is left to
+    the runtime, which says why in its own words.
+    """
+    parent, _, name = cgroup.strip("/").rpartition("/")
+    for tree in _trees():
+        for _ in range(_MAKE_TRIES):
+            try:
+                (tree / parent).mkdir(exist_ok=True)
+                (tree / parent / name).mkdir(exist_ok=True)
+                break
+            except FileNotFoundError:  # taken away in this instant
+                continue
+            except OSError:
+                break
+
+
+def thaw(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> None:
+    """Let a paused group go on; one that has just ended is no error. (The OCI runtimes refuse to, for one whose init was
+    killed meanwhile: version 2 lets a frozen process be killed, version 1 does not.)"""
+    one = cgroups_unified() if unified is None else unified
+    name, word = ("cgroup.freeze", "0") if one else ("freezer.state", "THAWED")
+    path = folder(cgroup, "freezer", base=base, unified=one) / name
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)  # never made: the kernel's files are there or not
+        try:
+            os.write(descriptor, word.encode())
+        finally:
+            os.close(descriptor)
 
 
 def destroy(cgroup: str) -> None:
@@ -202,9 +247,14 @@ def destroy(cgroup: str) -> None:
     there = [tree for tree in trees if tree.exists()]
     if not there:
         return
+    for tree in there:
+        # Version 2 since Linux 5.14: all at once, those below too, however fast they fork.
+        if (tree / "cgroup.kill").exists():
+            with contextlib.suppress(OSError):  # it has just ended
+                (tree / "cgroup.kill").write_text("1")
     for process in members(cgroup):
         process.send(signal.SIGKILL)
-    _thaw(cgroup)
+    thaw(cgroup)
 
     def removed() -> bool:
         for process in members(cgroup):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bayplan.oci.root import Root
     from bayplan.runtime.net import Networks
 
+_FREEZE_WAIT = 10.0  # seconds until every process of a paused container stands still
 _KILL_WAIT = 30.0  # seconds after SIGKILL before a process counts as stuck in the kernel
 
 
@@ -301,7 +302,7 @@ class Lifecycle:
         assert init is not None, "a running container has an init process"
         init.send(definition["effective"]["stop_signal"])
         if paused:
-            self.oci_runtime.call("resume", files.id)
+            cgroup.thaw(files.cgroup)
         if not init.wait(wait):
             init.send(signal.SIGKILL)
             if not init.wait(_KILL_WAIT):
@@ -333,8 +334,8 @@ class Lifecycle:
                 status = files.change_status(status, stopped=True)
             assert status.init is not None, "a running container has an init process"
             status.init.send(number)
-            if number == signal.SIGKILL and cgroup.frozen(files.cgroup):
-                self.oci_runtime.call("resume", files.id)
+            if number == signal.SIGKILL:
+                cgroup.thaw(files.cgroup)
         if number == signal.SIGKILL:
             if not status.init.wait(_KILL_WAIT):
                 raise _stuck(files.id)
@@ -346,20 +347,25 @@ class Lifecycle:
         self.start(reference)
 
     def pause(self, reference: str) -> None:
-        """Freeze every process. Raises BayplanError ``not-running``; one that is paused is left as it is."""
+        """Freeze every process, and wait until they stand still. Raises BayplanError ``not-running``, ``stuck`` (a process
+        hangs in the kernel; nothing is paused then); one that is paused is left as it is."""
         files = self.definitions.find(reference)
         with files.locked():
             self._need_running(files)
             if not cgroup.frozen(files.cgroup):
                 self.oci_runtime.call("pause", files.id)
+            if not until(lambda: cgroup.still(files.cgroup), _FREEZE_WAIT):
+                cgroup.thaw(files.cgroup)
+                raise BayplanError(
+                    "stuck", f"the container {reference} cannot be paused: a process hangs in the kernel"
+                )
 
     def unpause(self, reference: str) -> None:
         """Let a paused container go on. Raises BayplanError ``not-running``."""
         files = self.definitions.find(reference)
         with files.locked():
             self._need_running(files)
-            if cgroup.frozen(files.cgroup):
-                self.oci_runtime.call("resume", files.id)
+            cgroup.thaw(files.cgroup)
 
     def wait(self, reference: str, *, timeout: float | None = None) -> int | None:
         """Wait until the container has ended; its exit code, or None when ``timeout`` seconds passed before."""

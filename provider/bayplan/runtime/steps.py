@@ -188,6 +188,7 @@ def _execute(runtime: OciRuntime, files: Files, step: Step, output: Callable[[by
     log, pidfile = files.live / "runtime.log", files.live / "pidfile"
     try:
         _stop_if_due(step, None)
+        cgroup.make(files.cgroup)
         with runtime.creating() as prefix:
             process = subprocess.Popen(
                 [

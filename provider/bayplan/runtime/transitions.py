@@ -51,6 +51,7 @@ def launch(root: RootPlace, files: Files, runtime: OciRuntime, definition: Mappi
     Raises BayplanError ``start-failed``; what is left is the caller's to release.
     """
     spec = definition["spec"]
+    cgroup.make(files.cgroup)
     launched = conmon.launch(
         files,
         runtime,

@@ -17,7 +17,7 @@ from bayplan.runtime import bundle, cgroup
 from bayplan.runtime.codec import spec_from, spec_json
 from bayplan.runtime.definitions import Definitions
 from bayplan.runtime.names import check_name
-from bayplan.runtime.ociruntime import OciRuntime
+from bayplan.runtime.ociruntime import OciRuntime, cgroups_unified
 from bayplan.runtime.prepare import write_config
 from bayplan.runtime.record import Files, gone, read_json
 
@@ -46,7 +46,18 @@ def update(
 
 def _apply(files: Files, runtime: OciRuntime, limits: bundle.Limits) -> None:
     """Put the limits in force; -1 takes the memory's away, the others are lifted by hand: crun writes a -1 there that
-    the kernel refuses."""
+    the kernel refuses.
+
+    Version 1 of control groups refuses a memory limit below what is used; version 2 would kill until it fits
+    (cgroup-v2.rst, memory.max), so that is asked first there.
+    """
+    used = cgroup.stats(files.cgroup).memory if cgroups_unified() else 0
+    if limits.memory is not None and used > limits.memory:
+        raise BayplanError(
+            "update-failed",
+            f"the container {files.id[:12]} uses {used} bytes of memory, more than the new limit of {limits.memory}",
+            hint="a limit of memory cannot be below what is in use",
+        )
     resources: dict[str, Any] = {"memory": {"limit": limits.memory if limits.memory is not None else -1}}
     if limits.cpus is not None:
         resources["cpu"] = {"quota": round(limits.cpus * bundle.CPU_PERIOD), "period": bundle.CPU_PERIOD}
