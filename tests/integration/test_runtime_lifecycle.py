@@ -14,6 +14,8 @@ import pytest
 from runtime_world import World, eventually, world
 
 from bayplan.errors import BayplanError
+from bayplan.oci.image import ImageConfig, assemble
+from bayplan.oci.layer import pack_tree
 from bayplan.runtime.container import State
 from bayplan.runtime.kernel import Process
 from bayplan.runtime.spec import Mount, RestartPolicy
@@ -127,6 +129,19 @@ def test_kill_sends_any_signal(w: World) -> None:
         w.runtime.kill("sig")
     assert error.value.code == "not-running"
     w.runtime.remove("sig")
+
+
+def test_an_image_may_hold_one_layer_twice_and_the_topmost_says_all(w: World, tmp_path: Path) -> None:
+    (tmp_path / "a/d").mkdir(parents=True)
+    (tmp_path / "a/d/one").write_text("first\n")
+    (tmp_path / "b/d").mkdir(parents=True)
+    (tmp_path / "b/d/one").write_text("second\n")
+    (tmp_path / "empty").mkdir()
+    first, second, empty = (pack_tree(w.store, tmp_path / name) for name in ("a", "b", "empty"))
+    config = ImageConfig(cmd=("cat", "/d/one"), env=("PATH=/bin",))
+    image = str(assemble(w.store, config, [*w._layers, empty, first, second, empty, first]))
+    assert w.ran("twice", "cat", "/d/one", image=image) == "first\n"
+    w.runtime.remove("twice")
 
 
 def test_a_name_has_one_owner(w: World) -> None:
