@@ -152,10 +152,12 @@ def attach(arguments: argparse.Namespace) -> int:
     runtime = runtime_of(arguments)
     found = runtime.inspect(arguments.container)
     connection = runtime.attach(found.id)
-    return _stay(runtime, found.id, connection, stdin=_takes_input(found.spec) and not arguments.no_stdin)
+    return _stay(runtime, found.id, connection, stdin=not arguments.no_stdin, redraw=True)
 
 
-def _stay(runtime: Runtime, id: str, connection: socket.socket, *, stdin: bool, remove: bool = False) -> int:
+def _stay(
+    runtime: Runtime, id: str, connection: socket.socket, *, stdin: bool, remove: bool = False, redraw: bool = False
+) -> int:
     from bayplan.cli.streams import End, Session
 
     spec = runtime.inspect(id).spec
@@ -168,7 +170,9 @@ def _stay(runtime: Runtime, id: str, connection: socket.socket, *, stdin: bool, 
         runtime.resize(id, rows, columns)
 
     with connection:
-        session = Session(connection, stdin=stdin and _takes_input(spec), tty=spec.tty, forward=forward, resize=resize)
+        session = Session(
+            connection, stdin=stdin and _takes_input(spec), tty=spec.tty, forward=forward, resize=resize, redraw=redraw
+        )
         end = session.run()
     if end is End.DETACHED:
         show.warn(f"\r\n{id[:12]} runs on")

@@ -35,7 +35,7 @@ class End(Enum):
 
 class Session:
     """One connection. ``stdin``: pass ours on. ``forward`` is told the number of a signal that we got, ``resize`` the rows
-    and columns of our terminal."""
+    and columns of our terminal; ``redraw`` makes a program that was there before show itself."""
 
     def __init__(
         self,
@@ -45,12 +45,14 @@ class Session:
         tty: bool,
         forward: Callable[[int], None] | None,
         resize: Callable[[int, int], object] | None = None,
+        redraw: bool = False,
     ) -> None:
         self._connection = connection
         self._stdin = stdin
         self._tty = tty
         self._forward = forward
         self._resize = resize
+        self._redraw = redraw
         self._typed = b""
         self._armed = False  # ctrl-p was typed last
         self._held = False  # our input waits until the container has read
@@ -105,6 +107,9 @@ class Session:
     def _tell_size(self) -> None:
         if self._resize is not None and sys.stdout.isatty():
             size = os.get_terminal_size(sys.stdout.fileno())
+            if self._redraw:  # programs draw themselves anew only for another size than they know
+                self._redraw = False
+                self._resize(size.lines + 1, size.columns)
             self._resize(size.lines, size.columns)
 
     def _read_output(self) -> End | None:
