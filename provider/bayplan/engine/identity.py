@@ -9,6 +9,7 @@ from bayplan.engine.definitions import Definitions
 from bayplan.engine.engine import Engine, Planned, adopt
 from bayplan.engine.look import current, look
 from bayplan.errors import BayplanError, Where, nearest
+from bayplan.plan import containers
 from bayplan.plan.model import Action, Desired, Observed, Reason, Recorded, Value
 from bayplan.state import Lock
 
@@ -40,7 +41,8 @@ def drift(planned: Planned) -> list[Drift]:
         outside = [change for change in operation.changes if change.reason is Reason.DRIFT]
         gone = operation.action is Action.CREATE and address in recorded
         lifecycle = operation.action in (Action.START, Action.STOP, Action.PAUSE, Action.UNPAUSE)
-        if address in seen or not (outside or gone or lifecycle or operation.recovers):
+        turned = _turned(planned, address) if operation.action is Action.REPLACE else ""
+        if address in seen or not (outside or gone or lifecycle or operation.recovers or turned):
             continue
         seen.add(address)
         # before -> after of a plan is the way back; drift is told the way it happened.
@@ -52,10 +54,25 @@ def drift(planned: Planned) -> list[Drift]:
         elif outside:
             what = ", ".join(f"{name}: {_short(was)} -> {_short(now)}" for name, was, now in fields)
         else:
-            what = operation.cause
+            what = turned or operation.cause
         found.append(Drift(address, what, fields, operation.where))
     found.extend(Drift(row.address, "is gone") for row in planned.vanished)
     return found
+
+
+def _turned(planned: Planned, address: str) -> str:
+    """What somebody did to the state of a container that is to be replaced for another reason; ``""`` where nothing."""
+    found = current(planned.world.objects, address)
+    wanted = planned.desired.get(address)
+    if found is None or wanted is None or found.kind != "Container":
+        return ""
+    row = planned.recorded.get((found.place, address))
+    if row is None or ("desired_state" in row.fields and "desired_state" not in row.values):
+        return ""  # nobody knows any more which state was recorded
+    was = replace(wanted, properties={"desired_state": row.values.get("desired_state", containers.RUNNING)})
+    if not containers.steps(was, found):
+        return ""
+    return containers.state_change(was, found, declared=False)[1]
 
 
 def import_object(engine: Engine, definitions: Definitions, address: str, name: str) -> Recorded:

@@ -50,7 +50,9 @@ def decide(board: Board, one: Desired) -> None:
     if content is not None:
         decision.drafts.append(board.add(content))
         decision.makes = True
-        decision.outputs = forecast.outputs if forecast.outputs is not None else {}
+        # What is made by hand takes nothing from the cache: nobody knows what comes of it.
+        foretold = None if one.address in board.forced else forecast.outputs
+        decision.outputs = foretold if foretold is not None else {}
     elif current is not None:
         decision.outputs = current.outputs or board.outputs_of(one.address, (current,))
     _tags(board, one, current, content, decision)

@@ -140,6 +140,11 @@ class State:
             self._db.close()
             self._db = None
 
+    def __del__(self) -> None:
+        # SQLite takes its -wal and -shm files away when it is closed in so many words, not when it is let go of: a command
+        # that only reads must not leave them.
+        self.close()
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def recorded(self) -> dict[tuple[str, str], Recorded]:

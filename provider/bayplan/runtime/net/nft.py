@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 from typing import Any
 
 from bayplan.errors import BayplanError
 
 _JSON_FLAG = 1 << 4  # NFT_CTX_OUTPUT_JSON
 _TIMEOUT = 30  # seconds, for the program
+_SELECT_LIMIT = 1000  # a little below FD_SETSIZE
 
 
 class NftError(BayplanError):
@@ -66,7 +68,7 @@ def query(command: str) -> list[dict[str, Any]]:
 
 def _execute(commands: str, *, as_json: bool) -> str:
     library = _library()
-    if library is None:
+    if library is None or _crowded():
         return _program(commands, as_json=as_json)
     context = library.nft_ctx_new(0)
     if not context:
@@ -82,6 +84,13 @@ def _execute(commands: str, *, as_json: bool) -> str:
         return (library.nft_ctx_get_output_buffer(context) or b"").decode()
     finally:
         library.nft_ctx_free(context)
+
+
+def _crowded() -> bool:
+    """Whether this process has so many files open that the library, which waits by select(2), would abort it."""
+    probe = os.dup(2)
+    os.close(probe)
+    return probe >= _SELECT_LIMIT
 
 
 def _program(commands: str, *, as_json: bool) -> str:

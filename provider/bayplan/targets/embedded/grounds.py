@@ -25,7 +25,8 @@ class NetworkGround:
         return [self._seen(one) for one in self._networks.list({identity.STACK: stack})]
 
     def find(self, name: str) -> Observed | None:
-        found = self._networks.get(name)
+        """A network by its name, or by its id: that is what an import records."""
+        found = self._networks.get(name) or self._by_id(name)
         return None if found is None else self._seen(found)
 
     def _seen(self, one: Network) -> Observed:

@@ -279,13 +279,17 @@ class Images:
         return self._delete(order)
 
     def _own(self, order: Order) -> NamedImage | None:
-        return self._names.get(own_name(order.operation.address, order.stack))
+        """The image under its own name; one that was imported under the name it was found by."""
+        own = self._names.get(own_name(order.operation.address, order.stack))
+        return own or (self._names.get(order.operation.id) if order.operation.id else None)
 
     def _check(self, order: Order) -> None:
         precondition = order.operation.precondition
         if precondition == FOLLOWS:
             return
         found = next((one for one in self.observe(order.stack) if one.address == order.operation.address), None)
+        if found is None and order.operation.id:
+            found = self.find(order.operation.id)  # imported: known by a name that is not its own yet
         if (found.hash if found is not None else "") != precondition:
             raise Stale(order.operation.address, "the image is not what it was")
 
@@ -375,9 +379,10 @@ class Images:
         uid = own.labels.get(identity.UID, order.uid)
         labels = identity.labels(order.stack, order.operation.address, uid, order.fields, order.uid)
         # The record first: what a crash then leaves undone is seen by the next plan.
-        self._names.replace({}, {own.name: own.digest}, {**labels, _KEY: own.labels.get(_KEY, "")})
+        name = own_name(order.operation.address, order.stack)
+        self._names.replace({}, {name: own.digest}, {**labels, _KEY: own.labels.get(_KEY, "")})
         self._names.replace(remove, dict.fromkeys(detail.get("add") or (), own.digest), labels)
-        return Outcome(uid=uid, id=own.name, outputs=self._outputs(own.digest, self._tags(order), own.name))
+        return Outcome(uid=uid, id=name, outputs=self._outputs(own.digest, self._tags(order), name))
 
     def _push(self, order: Order, feedback: Feedback) -> Outcome:
         own = self._own(order)
@@ -399,7 +404,7 @@ class Images:
             return Outcome(gone=gone)
         self._check(order)
         mine = self._names.list({identity.STACK: order.stack, identity.ADDRESS: operation.address})
-        self._names.replace({one.name: one.digest for one in mine}, {}, {})
+        self._names.replace({one.name: one.digest for one in (*mine, found)}, {}, {})
         return Outcome(gone=gone)
 
     def relabel(self, observed: Observed, stack: str, address: str) -> None:
