@@ -31,7 +31,10 @@ class Scratch:
         reclaim(self._all)
         while True:
             self._path.mkdir(mode=0o711)
-            self._held = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._held = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # a build that starts this instant took it for a dead one's
             fcntl.flock(self._held, fcntl.LOCK_EX)
             if self._path.exists():
                 return self
