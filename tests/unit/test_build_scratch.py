@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,11 @@ def test_a_folder_that_another_build_reclaims_before_it_is_locked_is_made_again(
 ) -> None:
     real, taken = scratch.os.open, []
 
-    def late(path: object, flags: int) -> int:
+    def late(path: Any, flags: int, **more: Any) -> int:
         if not taken:
             taken.append(path)
             Path(str(path)).rmdir()
-        return real(path, flags)  # type: ignore[arg-type]
+        return real(path, flags, **more)
 
     monkeypatch.setattr(scratch.os, "open", late)
     with Scratch(tmp_path) as made:
