@@ -52,18 +52,13 @@ def look(
         if images:
             remotes = _remotes(desired, places, objects, predicted)
         for address, one in [pair for pair in desired.items() if pair[1].kind == "Container"]:
-            image = one.properties.get("image")
-            if isinstance(image, str) and "@sha256:" not in image:
-                policy = str(one.properties.get("pull_policy", "missing"))
-                try:
-                    digest = places[one.place].resolve_image(image, policy)
-                except BayplanError as error:
-                    problems[address] = (*problems.get(address, ()), error.message)
-                    continue
-                if digest is None:
-                    problems[address] = (*problems.get(address, ()), f"there is no image '{image}' to be had")
-                else:
-                    desired[address] = replace(one, properties={**one.properties, "image": f"{image}@{digest}"})
+            try:
+                pinned = _pinned(one, places[one.place])
+            except BayplanError as error:
+                problems[address] = (*problems.get(address, ()), error.message)
+                continue
+            if pinned is not None:
+                desired[address] = pinned
     world = World(
         objects=objects,
         forecasts=predicted,
@@ -74,6 +69,24 @@ def look(
         calls=sum(sight.calls for sight in sights),
     )
     return desired, world
+
+
+def _pinned(one: Desired, place: Place) -> Desired | None:
+    """A container whose image's name is pinned to the digest that it means; None where nothing is to be pinned.
+
+    Raises BayplanError where no one has the image, or ``pull_policy: never`` forbids to fetch it.
+    """
+    image = one.properties.get("image")
+    policy = str(one.properties.get("pull_policy", "missing"))
+    if not isinstance(image, str) or ("@sha256:" in image and policy != "never"):
+        return None
+    digest = place.resolve_image(image, policy)
+    if digest is not None:
+        return replace(one, properties={**one.properties, "image": f"{image.partition('@')[0]}@{digest}"})
+    if policy == "never":
+        message = f"the image '{image}' is not on this host, and pull_policy never forbids to fetch it"
+        raise BayplanError("image-not-found", message)
+    raise BayplanError("image-not-found", f"there is no image '{image}' to be had")
 
 
 class _Forecasts(Mapping[str, Forecast]):
@@ -176,7 +189,7 @@ def _forecast(
             if owner is not None and owner != address:
                 outputs = done[owner].outputs
                 return None if outputs is None else str(outputs["digest"])
-            found = places[one.place].resolve_image(name, "missing")
+            found = places[one.place].resolve_image(name, "")
             if found is None:
                 raise BayplanError("image-not-found", f"there is no image '{name}' to be had")
             return found

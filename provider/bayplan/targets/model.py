@@ -62,7 +62,10 @@ class Place(Target, Protocol):
         ...
 
     def resolve_image(self, name: str, pull_policy: str) -> str | None:
-        """The manifest digest that ``name`` means here (DESIGN 8, rules 2 and 3); None where no one has it."""
+        """The manifest digest that ``name`` means here (DESIGN 8, rules 2 and 3); None where no one has it.
+
+        ``pull_policy`` is a container's; ``""`` asks what the name means now, which is what builds stand on.
+        """
         ...
 
     def image_defaults(self, digest: str) -> Mapping[str, object]:

@@ -228,13 +228,19 @@ class EmbeddedPlace:
         return "" if found is None else str(found)
 
     def resolve_image(self, name: str, pull_policy: str) -> str | None:
+        """``missing`` asks a registry only for what no container of this host was made from; ``never`` asks none, and
+        ``always`` nobody else."""
         from bayplan.oci.reference import ImageName
 
         parsed = ImageName.parse(name)
-        if pull_policy == "always" and not self._repositories.holds(parsed) and not parsed.digest:
+        if pull_policy not in ("missing", "always", "never"):
+            found = self._images.resolve(name)
+        elif pull_policy == "always" and not parsed.digest and not self._repositories.holds(parsed):
             found = self._remotes.resolve(parsed)
         else:
-            found = self._images.resolve(name)
+            found = self._images.here(name) or self._containers.made_from(parsed)
+            if found is None and pull_policy != "never" and not self._repositories.holds(parsed):
+                found = self._remotes.resolve(parsed)
         return None if found is None else str(found)
 
     def image_defaults(self, digest: str) -> Mapping[str, object]:

@@ -15,10 +15,11 @@ from bayplan.execute.port import Feedback, Order, Outcome, Stale
 from bayplan.kinds import values
 from bayplan.oci.digest import Digest
 from bayplan.oci.image import Image
+from bayplan.oci.reference import ImageName
 from bayplan.oci.store import Store
 from bayplan.plan.model import FOLLOWS, Action, Desired, Observed, Redacted, Role, Value
-from bayplan.runtime.containers import Runtime
 from bayplan.runtime.container import Container, State
+from bayplan.runtime.containers import Runtime
 from bayplan.runtime.spec import ContainerSpec, Port, RestartPolicy
 from bayplan.targets import identity
 from bayplan.targets.embedded.translate import defaults_of, fields_of, spec_of
@@ -44,11 +45,13 @@ class Containers:
         self._store = store
         self._digest = digest
         self._fetch = fetch
+        self._made: dict[str, Digest] | None = None
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def observe(self, stack: str) -> list[Observed]:
         """Every container under the stack's identity."""
+        self._made = None
         return [self._seen(one) for one in self._runtime.list({identity.STACK: stack})]
 
     def by_id(self, reference: str) -> Observed | None:
@@ -138,6 +141,20 @@ class Containers:
     def everything(self) -> dict[str, Container]:
         """All containers of the root by name, for the search of foreign ones."""
         return {one.name: one for one in self._runtime.list()}
+
+    def made_from(self, name: ImageName) -> Digest | None:
+        """The image that the newest container was made from under this name, while it is whole in the store.
+
+        What was pulled bears no name of its own here; what runs of it is what the host has. As of the last look.
+        """
+        if self._made is None:
+            self._made = {}
+            for one in sorted(self._runtime.list(), key=lambda one: one.created):
+                given = one.spec.image_name
+                if given and not given.startswith("sha256:"):
+                    self._made[ImageName.parse(given).canonical()] = Digest.parse(one.spec.image)
+        digest = self._made.get(name.canonical())
+        return digest if digest is not None and self._store.has(digest) else None
 
     # -- acting ----------------------------------------------------------------------------------------------------
 

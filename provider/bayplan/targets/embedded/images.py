@@ -127,15 +127,19 @@ class Images:
 
     def resolve(self, name: str) -> Digest | None:
         """Rules 2 and 3 of DESIGN section 8: the store's own names, the embedded registry, the world."""
+        found = self.here(name)
+        parsed = ImageName.parse(name)
+        return self._remotes.resolve(parsed) if found is None and not self._repositories.holds(parsed) else found
+
+    def here(self, name: str) -> Digest | None:
+        """What a name means without asking anybody else: a digest of the store, its own names, the embedded registry."""
         parsed = ImageName.parse(name)
         if parsed.digest and self._store.has(Digest.parse(parsed.digest)):
             return Digest.parse(parsed.digest)
-        here = self._names.get(name)
-        if here is not None:
-            return here.digest
-        if self._repositories.holds(parsed):
-            return self._repositories.digest(parsed)
-        return self._remotes.resolve(parsed)
+        found = self._names.get(name)
+        if found is not None:
+            return found.digest
+        return self._repositories.digest(parsed) if self._repositories.holds(parsed) else None
 
     def problems(self, desired: Desired, stack: str) -> list[str]:
         """Tags that mean an image of somebody else's here."""
