@@ -152,7 +152,8 @@ def test_options_reach_the_container(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "vars").write_text("# a comment\nFROM_FILE=yes\n")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("bound\n")
-    script = "id -u; echo $FROM_FILE $GIVEN; cat /data/file; touch /x || echo sealed; grep box. /etc/hosts; cat /etc/hostname"
+    script = "id -u; echo $FROM_FILE $GIVEN\n"
+    script += "cat /data/file; touch /x || echo sealed; grep -F 10.1.2.3 /etc/hosts; cat /etc/hostname"
     done = cli.run(
         "container", "run", "--rm", "--read-only", "--tmpfs", "/scratch:size=1m", "--user", "app", "--hostname", "boxed",
         "--env-file", str(tmp_path / "vars"), "-e", "GIVEN", "-v", f"{tmp_path}/data:/data:ro",

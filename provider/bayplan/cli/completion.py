@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bayplan.cli.commands import COMMANDS
+from bayplan.cli.verbs import complete
 
 SHELLS = ("bash", "zsh", "fish")
 #: What a positional argument is called -> the list that it is completed from.
@@ -121,7 +122,7 @@ def verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPars
             seen: dict[int, str] = {}
             for name, below in action.choices.items():
                 seen.setdefault(id(below), name)
-            return {name: action.choices[name] for name in seen.values()}
+            return {name: complete(action.choices[name]) for name in seen.values()}
     return {}
 
 

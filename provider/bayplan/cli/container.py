@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Callable
 
-from bayplan.cli.options import add_places
+from bayplan.cli.verbs import add_verbs
 
 #: verb -> (help, the module that has ``add_VERB(parser)`` and ``VERB(arguments) -> int``)
 VERBS: dict[str, tuple[str, str]] = {
@@ -32,18 +33,17 @@ VERBS: dict[str, tuple[str, str]] = {
     "update": ("change limits and restart policy of containers", "container_change"),
     "prune": ("remove containers that do not run and belong to no stack", "container_change"),
 }
-ALIASES = {"list": ("ls", "ps"), "rm": ("remove",), "stats": ("top",)}
+ALIASES = {"list": ("ls", "ps"), "rm": ("remove",)}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from bayplan.cli import container_arguments
+    add_verbs(parser, {name: text for name, (text, _) in VERBS.items()}, ALIASES, _arguments)
 
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (text, _) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text, aliases=ALIASES.get(name, ()), allow_abbrev=False)
-        verb.set_defaults(verb=name)
-        add_places(verb)
-        container_arguments.ADD[name](verb)
+
+def _arguments(verb: str) -> Callable[[argparse.ArgumentParser], None]:
+    from bayplan.cli.container_arguments import ADD
+
+    return ADD[verb]
 
 
 def function_name(verb: str) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from bayplan.cli.container_options import add_run_options
-
 
 def run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="print the id and return; it runs on")
     parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
-    add_run_options(parser)
+    _making(parser)
 
 
 def create(parser: argparse.ArgumentParser) -> None:
+    _making(parser)
+
+
+def _making(parser: argparse.ArgumentParser) -> None:
+    from bayplan.cli.container_options import add_run_options
+
     add_run_options(parser)
 
 

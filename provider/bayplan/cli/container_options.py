@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayplan.cli.meaning import PULL
 from bayplan.errors import BayplanError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from bayplan.runtime.spec import Attachment, ContainerSpec, Health, Mount, Port
 
 _ENV_FILE_LIMIT = 1 << 20
+_PULL = ("missing", "always", "never")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     health.add_argument("--no-healthcheck", action="store_true", help="none, whatever the image says")
 
     source = parser.add_argument_group("the image")
-    source.add_argument("--pull", choices=PULL, default="missing", help="when to pull (default missing)")
+    source.add_argument("--pull", choices=_PULL, default="missing", help="when to pull (default missing)")
     source.add_argument("--platform", metavar="OS/ARCH", help="of an image for several")
     parser.add_argument("image", metavar="IMAGE", help="a name, NAME@DIGEST, or the beginning of an id")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")

@@ -199,8 +199,8 @@ def exec_(arguments: argparse.Namespace) -> int:
     _need_terminal(arguments, detached=False)
     runtime = runtime_of(arguments)
     null = None if arguments.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    # The runtime's process is in our group: ctrl-c reaches it from the terminal, and it passes signals on.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if arguments.tty else None
+    # A key of the terminal is for the process inside. A handler of ours is not inherited, as SIG_IGN would be.
+    before = signal.signal(signal.SIGINT, lambda *_: None) if arguments.tty else None
     try:
         return runtime.exec(
             arguments.container,

@@ -10,7 +10,7 @@ import argparse
 import importlib
 
 from bayplan.cli.container import function_name
-from bayplan.cli.options import add_places
+from bayplan.cli.verbs import add_verbs
 
 #: verb -> (help, the module that has ``VERB(arguments) -> int``)
 VERBS: dict[str, tuple[str, str]] = {
@@ -31,12 +31,7 @@ ALIASES = {"list": ("ls",), "rm": ("remove",)}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (text, _) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text, aliases=ALIASES.get(name, ()), allow_abbrev=False)
-        verb.set_defaults(verb=name)
-        add_places(verb)
-        _ADD[name](verb)
+    add_verbs(parser, {name: text for name, (text, _) in VERBS.items()}, ALIASES, _ADD.__getitem__)
 
 
 def run(arguments: argparse.Namespace) -> int:

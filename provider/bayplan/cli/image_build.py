@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
@@ -41,6 +43,7 @@ def build(arguments: argparse.Namespace) -> int:
         return meaning.resolve(name, pull=pull, platform=platform, telling=None if arguments.quiet else show.warn)
 
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
     with meaning.store.lease(), OciStepRunner(meaning.root) as runner:
         output = _output(arguments)
         try:
@@ -76,6 +79,11 @@ def build(arguments: argparse.Namespace) -> int:
     else:
         show.say(str(result.digest))
     return 0
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """SIGTERM ends a build as ctrl-c does: its steps are killed and cleared away."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _spec(arguments: argparse.Namespace) -> BuildSpec:

@@ -26,8 +26,6 @@ INTERNAL = "bayplan.internal"  # the embedded registry of whatever root one stan
 _STACKS = f"{INTERNAL}/stacks/"  # the engine's own names of images
 _HEX = re.compile(r"(?:sha256:)?[0-9a-f]{6,64}")
 
-PULL = ("missing", "always", "never")
-
 
 class Meaning:
     """The names of one root. ``insecure`` are registries with any certificate or plain HTTP."""
