@@ -127,10 +127,10 @@ def verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPars
 
 
 def verb_help(parser: argparse.ArgumentParser) -> Mapping[str, str]:
-    """verb -> its line of help."""
+    """``list (ls, ps)``, a verb and its other names, -> its line of help."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            return {choice.dest: str(choice.help or "") for choice in action._choices_actions}
+            return {str(choice.metavar or choice.dest): str(choice.help or "") for choice in action._choices_actions}
     return {}
 
 

@@ -145,7 +145,7 @@ def _zsh(lines: Lines) -> str:
         (( ${{#found}} )) && compadd -a found
     fi
     _describe bayplan offered
-    [[ $PREFIX != -* ]] && _files
+    [[ $PREFIX != -* && -z $names ]] && _files
     return 0
 }}
 if [[ $funcstack[1] == _bayplan ]]; then _bayplan "$@"; else compdef _bayplan bayplan; fi
