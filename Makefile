@@ -22,7 +22,7 @@ demo-down: $(VENV)/.ready ## remove what `make demo` made
 test: ## all tests, with fixed seeds and reduced counts
 	@$(SYSTEM) test
 	@$(MAKE) --no-print-directory $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not soak"
 
 soak: ## the full counts of the fault and property tests
 	@$(SYSTEM) test
