@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apply_site import Site, root_with_box
+from apply_site import Site, root_with_box, sleeper
 from registry_processes import serving
 from runtime_world import World
 
+from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
+from bayplan.registry.registry import Registry
 
 pytestmark = pytest.mark.root
 
@@ -256,3 +258,24 @@ def test_insecure_is_what_lets_plain_http_in(site: Site, tmp_path: Path) -> None
         site.write(resources, registries={"far": {"type": "oci", "address": address, "insecure": True}})
         site.settle()
         assert seen(f"{inner}/team/out:1.0")["Digest"]
+
+
+def test_a_container_runs_what_was_pushed_under_the_name_it_gives(site: Site) -> None:
+    """The name that an Image of the stack is pushed to is as good as a reference to it; one that somebody else pushed is
+    looked up."""
+    (site.folder / "context/Dockerfile").write_text("FROM box:1\nCOPY word /word\n")
+    resources: dict[str, Any] = {
+        "Repository.app": {"repository_name": f"{site.name}/app"},
+        "Image.app": {**SMALL, "push": ["${Repository.app.uri}:1.0"]},
+        "Container.web": sleeper(image="${Repository.app.uri}:1.0"),
+    }
+    site.write(resources)
+    site.settle()
+    assert site.inside(f"{site.name}-web", "cat", "/word") == "small"
+    digest = site.run("state", "show", "Image.app").document["outputs"]["digest"]
+    resources["Container.other"] = sleeper(image="${Repository.app.uri}:by-hand")
+    site.write(resources)
+    assert "there is no image" in site.apply(code=1).text
+    Registry(site.world.root).push_local(f"{site.name}/app", "by-hand", Digest.parse(digest))
+    site.settle()
+    assert site.inside(f"{site.name}-other", "cat", "/word") == "small"

@@ -46,7 +46,7 @@ class Definitions:
 def define(stack: Stack, root: Path) -> Definitions:
     """Raises BayplanErrors for what only shows when the whole stack is seen (two Images of one tag)."""
     stack = with_names(stack)
-    tags = _declared_tags(stack)
+    tags = {**_push_targets(stack), **_declared_tags(stack)}
     place = home_of(root)
     grounds = _grounds(stack)
     return Definitions(
@@ -77,6 +77,16 @@ def _declared_tags(stack: Stack) -> dict[str, str]:
                     hint="give each Image tags of its own",
                 )
     return found
+
+
+def _push_targets(stack: Stack) -> dict[str, str]:
+    """Name under which an Image is pushed (canonical, or as written where it waits for a Repository) -> its address."""
+    return {
+        canonical(target) if isinstance(target, str) else str(target): address
+        for address, resource in stack.resources.items()
+        if resource.kind == "Image"
+        for target in resource.properties.get("push") or ()
+    }
 
 
 def _grounds(stack: Stack) -> dict[tuple[str, str], str]:
@@ -122,10 +132,9 @@ def _desired(
     if resource.kind == "Container":
         given = _referring(_with_env_files(dict(given)), grounds)
         image = given.get("image")
-        if isinstance(image, str):
-            owner = tags.get(canonical(image))
-            if owner is not None:
-                given["image"] = Ref(owner, "ref")
+        owner = tags.get(canonical(image) if isinstance(image, str) else str(image))
+        if owner is not None:
+            given["image"] = Ref(owner, "ref")
     normal = kinds.normalise(resource.kind, given)
     return Desired(
         address=resource.address,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from bayplan.engine.definitions import Definitions, canonical, declared_tags, references, with_bases
 from bayplan.errors import BayplanError
 from bayplan.execute.values import holds_secret, resolve
+from bayplan.kinds.expressions import Template
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, Value, World
 from bayplan.targets.model import Place, Sight
 
@@ -53,7 +54,7 @@ def look(
             remotes = _remotes(desired, places, objects, predicted)
         for address, one in [pair for pair in desired.items() if pair[1].kind == "Container"]:
             try:
-                pinned = _pinned(one, places[one.place])
+                pinned = _pinned(_spelt(one, desired, foretold), places[one.place])
             except BayplanError as error:
                 problems[address] = (*problems.get(address, ()), error.message)
                 continue
@@ -69,6 +70,20 @@ def look(
         calls=sum(sight.calls for sight in sights),
     )
     return desired, world
+
+
+def _spelt(one: Desired, desired: Mapping[str, Desired], foretold: Callable[[Desired], Forecast | None]) -> Desired:
+    """A container whose image's name is said by way of repositories, with the name that comes to."""
+    image = one.properties.get("image")
+    owners = references(image) if isinstance(image, Template) else set()
+    if not owners or any(owner not in desired or desired[owner].kind != "Repository" for owner in owners):
+        return one
+    known = {
+        owner: forecast.outputs
+        for owner in owners
+        if (forecast := foretold(desired[owner])) is not None and forecast.outputs is not None
+    }
+    return replace(one, properties={**one.properties, "image": str(resolve(image, known, _no_secret))})
 
 
 def _pinned(one: Desired, place: Place) -> Desired | None:
