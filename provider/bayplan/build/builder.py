@@ -12,7 +12,6 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from bayplan.oci.image import Image
 from bayplan.oci.root import Root
 from bayplan.oci.store import Store
 from bayplan.oci.unpacked import Unpacked
+from bayplan.records import dataclass
 
 #: What an image name means: the digest of a manifest (or index) in the store; raises BayplanError where it means nothing.
 Resolve = Callable[[str], Digest]

@@ -16,7 +16,6 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import Descriptor
 from bayplan.oci.digest import Digest
 from bayplan.oci.image import Layer
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ the context, the list of its files is kept too, by its digest, once for all buil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bayplan.build.cache import BuildCache, StepReads
 from bayplan.build.context import ContextDigests
@@ -18,6 +17,7 @@ from bayplan.build.selection import Selection, entry_digest_parts
 from bayplan.build.steps import CopyStep, RunStep
 from bayplan.build.trees import Kind
 from bayplan.errors import Where
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

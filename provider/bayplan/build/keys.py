@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bayplan.build.context import ContextDigests, ContextTree
@@ -21,6 +20,7 @@ from bayplan.build.dockerfile.mounts import MountType
 from bayplan.build.planning import Foundation, Planner, StagePlan
 from bayplan.build.selection import Selection, select
 from bayplan.build.steps import CopyStep, Mounted, Origin, RunStep, Step, WorkdirStep
+from bayplan.records import dataclass
 
 #: Part of every key: a change of what steps write begins a new cache.
 _FORM = "bayplan-build-1"

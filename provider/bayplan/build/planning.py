@@ -8,7 +8,7 @@ or a base that is not there does no harm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bayplan.build.dockerfile import Dockerfile, model, parse_trigger
@@ -19,6 +19,7 @@ from bayplan.build.steps import CopyStep, Origin, RunStep, Step
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.oci.descriptor import Platform
 from bayplan.oci.image import Layer
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

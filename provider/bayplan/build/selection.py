@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from bayplan.build import trees
 from bayplan.build.patterns import BadPattern, PathFilter, has_wildcard
 from bayplan.build.steps import CopyStep
 from bayplan.build.trees import Kind, Node, Tree
 from bayplan.errors import BayplanError, Where, nearest
+from bayplan.records import dataclass
 
 #: A file's content digest, by its path in the tree.
 ContentOf = Callable[[str, Node], bytes]

@@ -8,10 +8,11 @@ stage was read (:mod:`bayplan.build.reading`) and costs nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bayplan.build.dockerfile.model import Instruction
 from bayplan.build.dockerfile.mounts import MountSpec
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

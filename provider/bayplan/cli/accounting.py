@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from bayplan.records import dataclass
 
 if TYPE_CHECKING:
     from bayplan.oci.root import Root

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from bayplan.cli import show
 from bayplan.cli.container_run import root_of
 from bayplan.cli.options import add_places
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 
 if TYPE_CHECKING:
     from bayplan.oci.root import Root

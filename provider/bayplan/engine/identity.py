@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bayplan.engine.definitions import Definitions
@@ -11,6 +11,7 @@ from bayplan.engine.look import current, look
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.plan import containers
 from bayplan.plan.model import Action, Desired, Observed, Reason, Recorded, Value
+from bayplan.records import dataclass
 from bayplan.state import Lock
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation
+from bayplan.records import dataclass
 
 
 class Result(StrEnum):

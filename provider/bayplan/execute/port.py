@@ -8,11 +8,12 @@ the request went out). It never decides what to do next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Value
+from bayplan.records import dataclass
 
 
 class OutcomeUnknown(BayplanError):

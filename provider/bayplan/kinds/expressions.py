@@ -7,7 +7,7 @@ exists only in the memory of the process that uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

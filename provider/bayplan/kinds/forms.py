@@ -7,10 +7,10 @@ records and comparisons hold: a number where it is a quantity, else the one cano
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bayplan.kinds import values
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bayplan.errors import nearest
+from bayplan.records import dataclass
 
 Path = tuple[str | int, ...]
 

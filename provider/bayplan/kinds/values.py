@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from bayplan.errors import BayplanError, nearest
+from bayplan.records import dataclass
 
 #: JSON values, with expressions at any leaf.
 Value = Any

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
+from bayplan.records import dataclass
 
 
 class MediaType:

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
+from bayplan.records import dataclass
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS names(

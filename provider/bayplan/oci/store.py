@@ -16,7 +16,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -25,6 +24,7 @@ from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest, new_hash
 from bayplan.oci.lease import Leases, locked_file
 from bayplan.oci.root import Root
+from bayplan.records import dataclass
 
 #: Bytes of the largest manifest or configuration that is read into memory (as registries allow).
 MANIFEST_LIMIT = 4 * 1024 * 1024

@@ -23,9 +23,10 @@ Objects in another place than the declared one are a move: they go when the new 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bayplan.plan.model import Desired, Observed, Recorded, Role
+from bayplan.records import dataclass
 
 LEFT = "left by an interrupted replacement"
 TWICE = "a second object under the same identity"

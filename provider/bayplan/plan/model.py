@@ -14,12 +14,13 @@ without loss (``plan/codec.py``), so that a saved plan is applied exactly as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayplan.errors import Where
 from bayplan.kinds.expressions import Ref, SecretRef, Template
+from bayplan.records import dataclass
 
 __all__ = [
     "FOLLOWS",
@@ -44,19 +45,6 @@ __all__ = [
     "Value",
     "World",
 ]
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass as numerous
-else:
-
-    def numerous(*, frozen, slots):
-        """A dataclass that the type checker alone holds frozen.
-
-        One of each is made for every resource of every plan. Python freezes by a detour in the constructor that costs ten
-        times the constructor itself: for 10,000 resources that do not change, a fifth of the whole plan.
-        """
-        del frozen
-        return dataclass(slots=slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +96,7 @@ class Lifecycle:
     ignore_changes: frozenset[str] = frozenset()
 
 
-@numerous(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Desired:
     """One resource as the files want it.
 
@@ -133,7 +121,7 @@ class Desired:
         return self.positions.get("")
 
 
-@numerous(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """What the last apply wrote: in the object's labels where it has labels, in the state besides.
 
@@ -161,7 +149,7 @@ class Role(StrEnum):
     ASIDE = "aside"  # handed over, or kept to come back
 
 
-@numerous(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One object found in the world that carries our identity (or that the state knows as imported).
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -19,6 +18,7 @@ from bayplan.oci.descriptor import Descriptor, MediaType, Platform
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import Store
+from bayplan.records import dataclass
 from bayplan.registry import contents
 from bayplan.registry.contents import Child, Contents
 from bayplan.registry.credentials import Credential, Keychain

@@ -17,11 +17,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
+from bayplan.records import dataclass
 from bayplan.registry.exchange import (
     PIECE,
     Access,

@@ -11,7 +11,6 @@ import http.client
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -19,6 +18,7 @@ from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import BlobWriter, Store
+from bayplan.records import dataclass
 from bayplan.registry.contents import Child
 from bayplan.registry.session import Session
 from bayplan.registry.transport import Answer, FileBody

@@ -13,12 +13,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.registry.endpoint import Origin, Proxy, proxy_for, tls_context
 
 _PIECE = 256 << 10

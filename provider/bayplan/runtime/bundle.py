@@ -9,8 +9,9 @@ result as text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from bayplan.records import dataclass
 
 _MASKED = (
     "/proc/acpi",

@@ -12,9 +12,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from bayplan.records import dataclass
 from bayplan.runtime.kernel import Process, until
 from bayplan.runtime.ociruntime import CGROUPS, cgroups_unified
 

@@ -18,10 +18,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime.kernel import Process
 from bayplan.runtime.ociruntime import CLEAN_ENV, OciRuntime, require, runtime_message
 from bayplan.runtime.record import Files

@@ -16,10 +16,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime import transitions
 from bayplan.runtime.codec import health_from
 from bayplan.runtime.container import HealthReport, health_report

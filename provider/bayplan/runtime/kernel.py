@@ -18,8 +18,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from bayplan.records import dataclass
 
 MS_RDONLY = 1
 MS_NOSUID = 2

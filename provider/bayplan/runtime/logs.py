@@ -12,10 +12,10 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bayplan.records import dataclass
 from bayplan.runtime import conmon
 from bayplan.runtime.record import Files
 

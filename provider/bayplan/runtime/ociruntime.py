@@ -19,11 +19,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime.kernel import private_mounts
 from bayplan.runtime.record import RootPlace, read_json, write_json
 

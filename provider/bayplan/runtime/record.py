@@ -25,12 +25,13 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime.kernel import Process
 
 

@@ -14,10 +14,10 @@ Every start of ``apply``, of ``destroy`` and of the agent calls it, and so may a
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime import cgroup, handover, steps, transitions
 from bayplan.runtime.kernel import boot_id
 from bayplan.runtime.live import close_live, drop_live

@@ -7,8 +7,7 @@ and counts. The pause doubles from 100 ms to a minute, and begins anew once the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from bayplan.records import dataclass
 from bayplan.runtime.spec import RestartPolicy
 
 FIRST_DELAY = 0.1  # seconds

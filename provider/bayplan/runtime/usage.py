@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan.errors import BayplanError
 from bayplan.oci.store import tree_size
+from bayplan.records import dataclass
 from bayplan.runtime.container import State
 
 if TYPE_CHECKING:

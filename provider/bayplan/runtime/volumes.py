@@ -18,10 +18,11 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime.record import RootPlace, read_json, write_json
 
 _FORM = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")

@@ -19,11 +19,11 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import cast
 
+from bayplan.records import dataclass
 from bayplan.stack.reader import collector_paused
 from bayplan.stack.scalars import Tree
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from bayplan.records import dataclass
 
 
 class FunctionError(ValueError):

@@ -17,9 +17,10 @@ a resource made for each of a hundred keys holds the same expressions a hundred 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
+
+from bayplan.records import dataclass
 
 #: Levels of calls and brackets in one another.
 _MAX_DEPTH = 32

@@ -19,9 +19,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from bayplan.records import dataclass
 from bayplan.stack.scalars import BROKEN, CORE_TAG, Tree, plain, string, tagged
 
 #: Bytes of one file; a file of 100,000 resources has about 12 MB.

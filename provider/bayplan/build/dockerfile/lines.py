@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 
 from bayplan.build.dockerfile.expand import Expander
 from bayplan.build.dockerfile.model import Directives, Heredoc
 from bayplan.errors import BayplanError, Where
+from bayplan.records import dataclass
 
 _DIRECTIVE = re.compile(r"#[^\S\n]*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*$")
 _DIRECTIVES = frozenset({"syntax", "escape", "check"})

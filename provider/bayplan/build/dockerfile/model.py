@@ -9,9 +9,10 @@ Source of all rules: the Dockerfile reference of BuildKit (frontend/dockerfile/d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bayplan.errors import Where
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from bayplan.build.dockerfile.durations import size_in_bytes
 from bayplan.build.dockerfile.model import RunMount
 from bayplan.errors import BayplanError, Where, nearest
+from bayplan.records import dataclass
 
 _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
 _FLAGS = frozenset({"readonly", "readwrite", "required"})

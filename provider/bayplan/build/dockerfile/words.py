@@ -7,7 +7,8 @@ Source: BuildKit frontend/dockerfile/parser (split_command.go, line_parsers.go).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from bayplan.records import dataclass
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 
