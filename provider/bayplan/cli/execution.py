@@ -50,7 +50,7 @@ def carry_out(
         else:
             sink = _sink(screen, arguments, None, out)
             plan, applied = engine.plan_and_apply(planned, verb=verb, sink=sink, cancel=cancel)
-    return tell(plan, applied, arguments, out, verb)
+    return tell(plan, applied, arguments, out, verb, cancel.number)
 
 
 def carry_out_saved(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def carry_out_saved(engine: Engine, arguments: argparse.Namespace) -> int:
     with interruptible() as cancel, ExitStack() as screen:
         sink = _sink(screen, arguments, planned, sys.stdout)
         applied = engine.apply(planned, verb="apply", sink=sink, cancel=cancel)
-    return tell(planned, applied, arguments, sys.stdout, "apply")
+    return tell(planned, applied, arguments, sys.stdout, "apply", cancel.number)
 
 
 def refuse(planned: Planned) -> None:
@@ -80,8 +80,8 @@ def agreed(verb: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def tell(planned: Planned, applied: Applied, arguments: argparse.Namespace, out: TextIO, verb: str) -> int:
-    """The last lines, and the exit code."""
+def tell(planned: Planned, applied: Applied, arguments: argparse.Namespace, out: TextIO, verb: str, number: int) -> int:
+    """The last lines, and the exit code: 128 and the ``number`` of the signal where one stopped it."""
     report = applied.report
     if arguments.json:
         print_json(report_as_output(planned.plan, report, applied.outputs, planned.digest))
@@ -93,7 +93,7 @@ def tell(planned: Planned, applied: Applied, arguments: argparse.Namespace, out:
         if verb == "apply" and report.ok and applied.outputs:
             out.writelines(f"{name} = {value}\n" for name, value in applied.outputs.items())
     if report.cancelled:
-        return 130
+        return 128 + number
     return 0 if report.ok else 1
 
 

@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from bayplan.cli.colours import colour
 
-        sys.stdout.write(colour(notation.long(plan, kinds.load()) if arguments.verbose else notation.short(plan)) + "\n")
+        sys.stdout.write(
+            colour(notation.long(plan, kinds.load()) if arguments.verbose else notation.short(plan)) + "\n"
+        )
     if plan.problems:
         return 1
     return 2 if arguments.detailed_exitcode and not plan.empty else 0

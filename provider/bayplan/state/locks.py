@@ -12,6 +12,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -24,13 +25,17 @@ class Lock:
     """An exclusive lock on ``path``, shared by the threads of this process.
 
     ``with Lock(path, what, timeout=60): ...`` waits up to ``timeout`` seconds and then raises BayplanError ``locked``
-    naming the holder (its process id, command and since when).
+    naming the holder (its process id, command and since when); as soon as ``cancelled()`` says so, BayplanError
+    ``cancelled``.
     """
 
     _held: dict[Path, tuple[int, int]] = {}  # noqa: RUF012  (path -> (descriptor, count), guarded by _guard)
     _guard = threading.Lock()
 
-    def __init__(self, path: Path, what: str, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, path: Path, what: str, *, timeout: float = 60.0, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.cancelled = cancelled
         self.path = path
         self.what = what
         self.timeout = timeout
@@ -47,6 +52,10 @@ class Lock:
                 if found is not None:
                     self._held[self.path] = (found, 1)
                     return self
+            if self.cancelled():
+                raise BayplanError(
+                    "cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed"
+                )
             if time.monotonic() >= deadline:
                 raise BayplanError(
                     "locked",

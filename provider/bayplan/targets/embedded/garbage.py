@@ -22,7 +22,12 @@ def referrers(root: Root) -> list[Referrer]:
     def containers() -> Iterable[Digest]:
         return [Digest.parse(one) for one in Runtime(root).references()]
 
-    return [Names(root).references, containers, Registry(root, store=store).references, BuildCache(root.path / "build").references]
+    return [
+        Names(root).references,
+        containers,
+        Registry(root, store=store).references,
+        BuildCache(root.path / "build").references,
+    ]
 
 
 def collect(root: Root, store: Store) -> Collected:
