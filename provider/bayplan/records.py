@@ -37,7 +37,7 @@ def _define(cls: Any) -> Any:
     found = dataclasses.fields(made)
     made.__init__ = _constructor(made, found)
     names = [one.name for one in found if one.compare]
-    made.__compared__ = attrgetter(*names) if names else lambda _: ()
+    made.__compared__ = attrgetter(*(names or ["__class__"]))
     return made
 
 

@@ -8,13 +8,14 @@ neighbours, positions on a grid. It is deterministic (equal graphs give equal te
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
 from bayplan.plan.model import Desired, Plan
 from bayplan.plan.scope import link
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ _TITLE = 28
 _SWEEPS = 4
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _Spot:
     """A box, or the point where a long edge passes a column (``node`` is None)."""
 

@@ -7,13 +7,15 @@ where it fails, because it may hold one. Sensitive variables are secrets too, un
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
+from bayplan.records import dataclass
 
 #: Seconds that a command has to print its secret.
 COMMAND_TIMEOUT = 30.0
@@ -31,7 +33,7 @@ class SecretOrigin:
     folder: Path = Path("/")
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Secrets:
     """Secrets by name. ``given`` are values that are known already (sensitive variables), by their full names."""
 
