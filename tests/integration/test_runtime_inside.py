@@ -11,7 +11,8 @@ import pytest
 from runtime_world import World, eventually, world
 
 from bayplan.errors import BayplanError
-from bayplan.oci.image import HealthConfig
+from bayplan.oci.image import HealthConfig, ImageConfig, assemble
+from bayplan.oci.layer import pack_upper
 from bayplan.runtime.container import State
 from bayplan.runtime.spec import ContainerSpec, Mount
 
@@ -164,6 +165,34 @@ def test_mount_points_are_not_among_what_the_container_changed(w: World, tmp_pat
     assert [str(path) for path in upper.rglob("*")] == []
     w.inside("clean", "touch", "/etc/changed")
     assert sorted(path.name for path in upper.rglob("*")) == ["changed", "etc"]
+
+
+def test_mount_points_that_the_image_hides_are_made_all_the_same(w: World, tmp_path: Path) -> None:
+    (tmp_path / "upper/srv").mkdir(parents=True)
+    (tmp_path / "upper/data").symlink_to("/srv")
+    (tmp_path / "upper/etc").mkdir(mode=0o711)
+    os.setxattr(tmp_path / "upper/etc", "trusted.overlay.opaque", b"y")
+    layer = pack_upper(w.store, tmp_path / "upper")
+    image = str(assemble(w.store, ImageConfig(env=("PATH=/bin",)), [*w._layers, layer]))
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/file").write_text("mounted\n")
+    script = "cat /data/here/file /srv/here/file; stat -c %a /etc; ls /etc"
+    mounts = (Mount("bind", "/data/here", str(tmp_path / "host")),)
+    said = w.ran("hidden", "sh", "-c", script, image=image, mounts=mounts)
+    assert said == "mounted\nmounted\n711\nhostname\nhosts\nresolv.conf\n"
+    w.runtime.remove("hidden")
+
+
+def test_the_callers_umask_does_not_reach_the_root_file_system(w: World) -> None:
+    before = os.umask(0o077)
+    try:
+        said = w.ran(
+            "masked", "stat", "-c", "%a", "/", "/proc", "/etc", "/etc/hosts", "/made", user="app", working_dir="/made"
+        )
+    finally:
+        os.umask(before)
+    assert said == "755\n555\n755\n644\n755\n"
+    w.runtime.remove("masked")
 
 
 def test_names_files_are_written_for_the_container(w: World) -> None:

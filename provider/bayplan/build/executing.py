@@ -227,7 +227,8 @@ class StageBuilder:
         shop = self._shop
         place = shop.scratch.folder()
         upper, work = place / "upper", place / "work"
-        upper.mkdir(mode=0o755)
+        upper.mkdir()
+        upper.chmod(0o755)  # it is what the step sees as /
         work.mkdir()
         # One layer may stand twice in an image; overlayfs refuses a directory twice, and the topmost says all.
         lower = tuple(dict.fromkeys(shop.unpacked.one(layer) for layer in reversed(self._state.layers)))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
 from bayplan.runtime import cgroup, conmon, logs, transitions
-from bayplan.runtime.codec import secrets_of, spec_json
+from bayplan.runtime.codec import secrets_of, spec_from, spec_json
+from bayplan.runtime.connecting import Connecting
 from bayplan.runtime.container import State, load, state_of
 from bayplan.runtime.definitions import Definitions
 from bayplan.runtime.effective import ImageDefaults, effective, signal_number
@@ -244,17 +245,23 @@ class Lifecycle:
             restart_at=0.0,
         )
         connection: socket.socket | None = None
+        network: Connecting | None = None
         try:
-            lower = self._lower(definition["spec"]["image"])
-            with self.definitions.attaching():
-                made = prepare(self.root, files, definition, lower)
-            launched = transitions.launch(
-                self.root, files, runtime, definition, replace(starting, addresses=made.addresses, ports=made.ports)
-            )
+            spec = spec_from(definition["spec"])
+            if spec.network_mode == "bridge":
+                publish = not definition.get("succeeds")
+                network = Connecting(self.root, files, spec, self.definitions.attaching, publish=publish)
+            made = prepare(self.root, files, definition, self._lower(spec.image), network)
+            launched = transitions.launch(self.root, files, runtime, definition, starting)
             if attach:
                 connection = conmon.attach(files)
+            connected = made.connect()
+            # Before it runs: whoever finds it running after we died finds its addresses too.
+            launched = files.change_status(launched, addresses=connected.addresses, ports=connected.ports)
             transitions.go(files, runtime, launched)
         except BaseException as error:
+            if network is not None:
+                network.settle()
             if connection is not None:
                 connection.close()
             failed = files.status()

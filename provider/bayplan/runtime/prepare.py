@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime import bundle, cgroup
 from bayplan.runtime.capabilities import granted
 from bayplan.runtime.codec import spec_from, with_secrets
+from bayplan.runtime.connecting import Connecting
 from bayplan.runtime.effective import Effective, environment
 from bayplan.runtime.live import open_live
 from bayplan.runtime.ociruntime import cgroups_unified
@@ -35,11 +37,31 @@ _THROTTLE = "/sys/devices/system/cpu/cpu{}/thermal_throttle"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A bundle that stands, and what the network gave it."""
+    """A bundle that stands: it may be created now, and run after :meth:`connect`."""
 
     config: Mapping[str, Any]
-    addresses: Mapping[str, str]
-    ports: tuple[tuple[int, int, str, str], ...]
+    network: Connecting | None
+    _names: Callable[[Connected], None]
+
+    def connect(self) -> Connected:
+        """Wait for the network and write the files of names. Raises what :meth:`.net.Networks.attach` raises."""
+        connected = Connected()
+        if self.network is not None:
+            state = self.network.finish()
+            ports = tuple((port.container, port.host, port.host_ip, port.protocol) for port in state.ports)
+            connected = Connected(dict(state.addresses), ports, state.resolv_conf, state.gateway)
+        self._names(connected)
+        return connected
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What the network gave: addresses by network, published ports (container, host, host IP, protocol)."""
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[tuple[int, int, str, str], ...] = ()
+    resolv_conf: str = ""
+    gateway: str = ""
 
 
 def secret_values(definition: Mapping[str, Any]) -> dict[str, str]:
@@ -143,9 +165,14 @@ def _form(binding: bundle.Binding) -> str:
     return "dir" if binding.type == "tmpfs" or Path(binding.source).is_dir() else "file"
 
 
-def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower: tuple[Path, ...]) -> Prepared:
+def prepare(
+    root: RootPlace, files: Files, definition: Mapping[str, Any], lower: tuple[Path, ...], network: Connecting | None
+) -> Prepared:
     """Make the bundle in ``files.live``. Lock held; phase is ``starting``. Raises BayplanError for what the user can
-    mend."""
+    mend.
+
+    ``network`` is the attachment that was begun, for a container that has one of its own: it goes on meanwhile.
+    """
     spec = full_spec(definition)
     what = Effective.from_json(definition["effective"])
     volumes = Volumes(root)
@@ -175,8 +202,8 @@ def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower:
     if not any(what.working_dir == target or what.working_dir.startswith(f"{target}/") for target in own):
         make_working_directory(files.rootfs, what.working_dir, user)
 
-    network, addresses, ports, resolv, gateway = _network(root, files, spec, definition)
-    _write_names(files, spec, hostname, addresses, resolv, gateway)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        (files.live / name).touch(mode=0o644)
     caps = granted(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
     made = bundle.Bundle(
         argv=argv,
@@ -188,7 +215,7 @@ def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower:
         cgroup=files.cgroup,
         capabilities=caps,
         seccomp=None if spec.privileged else default_filter(frozenset(caps)),
-        network=network,
+        network=str(network.netns()) if network is not None else "host" if spec.network_mode == "host" else "",
         bindings=tuple(bindings),
         limits=bundle.Limits(spec.memory, spec.cpus, spec.pids_limit, cgroup.accounts_swap()),
         read_only=spec.read_only,
@@ -200,7 +227,7 @@ def prepare(root: RootPlace, files: Files, definition: Mapping[str, Any], lower:
     )
     config = made.config()
     write_config(files, config)
-    return Prepared(config, addresses, ports)
+    return Prepared(config, network, lambda connected: _write_names(files, spec, hostname, connected))
 
 
 def write_config(files: Files, config: Mapping[str, Any]) -> None:
@@ -211,29 +238,10 @@ def write_config(files: Files, config: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def _network(
-    root: RootPlace, files: Files, spec: ContainerSpec, definition: Mapping[str, Any]
-) -> tuple[str, dict[str, str], tuple[tuple[int, int, str, str], ...], str, str]:
-    """(namespace for the bundle, addresses, published ports, resolv.conf, gateway)."""
-    if spec.network_mode == "none":
-        return "", {}, (), "", ""
-    if spec.network_mode == "host":
-        from bayplan.runtime.net import host_resolv_conf
-
-        return "host", {}, (), host_resolv_conf(), ""
-    from bayplan.runtime.net import Networks
-
-    state = Networks(root).attach(
-        files.id, spec.name, spec.networks, spec.ports, publish=not definition.get("succeeds")
-    )
-    ports = tuple((p.container, p.host, p.host_ip, p.protocol) for p in state.ports)
-    return str(state.netns), dict(state.addresses), ports, state.resolv_conf, state.gateway
-
-
-def _write_names(
-    files: Files, spec: ContainerSpec, hostname: str, addresses: Mapping[str, str], resolv: str, gateway: str
-) -> None:
-    """``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` as Docker writes them."""
+def _write_names(files: Files, spec: ContainerSpec, hostname: str, connected: Connected) -> None:
+    """``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` as Docker writes them, into the files that are mounted
+    already."""
+    resolv = connected.resolv_conf
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -243,10 +251,13 @@ def _write_names(
         "ff02::2\tip6-allrouters",
     ]
     for name, address in sorted(spec.extra_hosts.items()):
-        lines.append(f"{gateway or '127.0.0.1' if address == 'host-gateway' else address}\t{name}")
+        lines.append(f"{connected.gateway or '127.0.0.1' if address == 'host-gateway' else address}\t{name}")
     names = hostname if spec.hostname is None else f"{hostname} {files.id[:12]}"
-    lines.extend(f"{address}\t{names}" for address in list(addresses.values())[:1])
+    lines.extend(f"{address}\t{names}" for address in list(connected.addresses.values())[:1])
     if spec.network_mode == "host":
+        from bayplan.runtime.net import host_resolv_conf
+
+        resolv = host_resolv_conf()
         lines = [*Path("/etc/hosts").read_text().splitlines(), *lines[6:]]
     for name, text in (("hosts", "\n".join(lines)), ("hostname", hostname), ("resolv.conf", resolv.rstrip("\n"))):
         path = files.live / name

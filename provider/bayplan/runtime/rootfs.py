@@ -1,9 +1,10 @@
 """The root file system of a container or a build step: an overlay of image layers under one writable directory.
 
-Mount points that the image lacks (``/proc``, ``/etc/hosts``, the target of a volume) come from a small *points* layer
-that is laid between the image and the writable directory, so that they never appear among what the container changed:
-a ``RUN`` that does nothing makes an empty layer. Their parents keep the owner, mode and time that they have in the
-image.
+Mount points that the image lacks (``/proc``, ``/etc/hosts``, the target of a volume) come from a small *points* layer,
+so that they never appear among what the container changed: a ``RUN`` that does nothing makes an empty layer. It lies
+below the image, which so says owner, mode and time of everything that it has itself. What a link, a whiteout or an
+opaque folder of the image hides there, comes from a second such layer between the image and the writable directory,
+which repeats the folders on the way as the image has them.
 
 The trees are made by strangers, so every path inside is resolved by :func:`resolve`, which never leaves the root
 whatever the links say. Nothing runs in the tree while it is being prepared, so looking first and acting then is no
@@ -18,10 +19,10 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 from bayplan.runtime.bundle import User
 from bayplan.runtime.kernel import mount, unmount
 
@@ -109,10 +110,13 @@ class Overlay:
         The points layer is made anew each time. Raises BayplanError ``rootfs`` when the kernel refuses.
         """
         self.target.mkdir(parents=True, exist_ok=True)
-        empty = self.points / "empty"
-        for path in (self.upper, self.work, empty):
-            path.mkdir(parents=True, exist_ok=True)
-        lower = self.lower or (empty,)
+        below = self.points / "below"
+        shutil.rmtree(below, ignore_errors=True)
+        for path in (self.upper, self.work, below):
+            _make_folder(path)
+        _make_below(below, wanted)
+        # One layer may stand twice in an image; overlayfs refuses a folder twice, and the topmost says all.
+        lower = (*dict.fromkeys(self.lower), below)
         try:
             mount_overlay(lower, self.upper, self.work, self.target)
             missing = self._missing(wanted)
@@ -156,19 +160,52 @@ class Overlay:
             for depth in range(1, len(parts)):
                 here = layer.joinpath(*parts[:depth])
                 if not here.exists():
-                    here.mkdir(mode=0o755)
+                    _make_folder(here)
                     _mirror(self.target.joinpath(*parts[:depth]), here)
             point = layer.joinpath(*parts)
             if form == "dir":
-                point.mkdir(mode=0o755, exist_ok=True)
+                _make_folder(point)
             else:
-                point.touch(mode=0o644)
+                point.touch()
+                point.chmod(0o644)
         # Times last: making the entries changed them.
         for directory, _, _ in os.walk(layer, topdown=False):
             source = self.target / Path(directory).relative_to(layer)
             if source.is_dir():
                 info = source.lstat()
                 os.utime(directory, ns=(info.st_mtime_ns, info.st_mtime_ns))
+
+
+def _make_below(layer: Path, wanted: Mapping[str, str]) -> None:
+    """The points in a layer of their own. One that stands in another's way is left out: it is found missing then."""
+    for path, form in sorted(wanted.items()):
+        parts = PurePosixPath(path).parts
+        if ".." in parts:
+            continue
+        point = layer.joinpath(*(part for part in parts if part != "/"))
+        try:
+            if form == "dir":
+                _make_folder(point)
+            elif not point.exists():
+                _make_folder(point.parent)
+                point.touch()
+                point.chmod(0o644)
+        except (FileExistsError, NotADirectoryError):
+            continue
+
+
+def _make_folder(path: Path) -> None:
+    """A folder that everybody may look into, with those above it, whatever the umask; one that is there stays as it is."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    except FileNotFoundError:
+        _make_folder(path.parent)
+        path.mkdir()
+    path.chmod(0o755)
 
 
 def _mirror(source: Path, copy: Path) -> None:
@@ -196,7 +233,7 @@ def make_working_directory(root: Path, path: str, user: User) -> None:
         made.append(real)
         real = real.parent
     for directory in reversed(made):
-        directory.mkdir(mode=0o755)
+        _make_folder(directory)
         os.chown(directory, user.uid, user.gid)
 
 

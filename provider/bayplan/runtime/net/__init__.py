@@ -24,7 +24,7 @@ The contract (all in :class:`Networks`; every call is safe from any number of pr
       .get(name) -> Network | None
       .list(labels=None) -> list[Network]        # labels: all must be equal
       .ensure_default() -> Network       # the network "bridge"; as Docker's, it has no names
-      .attach(container_id, name, attachments, ports, *, publish=True) -> NetState
+      .attach(container_id, name, attachments, ports, *, publish=True, standing=None) -> NetState
       .detach(container_id)              # idempotent; frees namespace, addresses, ports, names
       .hand_over(old_id, new_id, name, aliases=()) -> NetState
       .rename(container_id, name)        # the name follows; not attached: nothing to do

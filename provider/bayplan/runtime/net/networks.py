@@ -15,9 +15,10 @@ import builtins
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
 from bayplan.runtime.spec import Attachment, Port
@@ -146,13 +147,16 @@ class Networks:
         wanted: Sequence[Port],
         *,
         publish: bool = True,
+        standing: Callable[[Path], None] | None = None,
     ) -> NetState:
         """Give a container its namespace, addresses, ports and names; see the package's docstring.
+
+        ``standing`` is told the namespace's path as soon as it exists, long before the rest: it may be entered then.
 
         Raises unknown-network, port-taken (with the holder), bad-port, no-free-address, dns-missing, dns-failed,
         nft-failed, netlink-failed, netns-failed; after an error nothing of the attachment is left.
         """
-        return self._attach(container_id, name, attachments, wanted, publish=publish, holder="")
+        return self._attach(container_id, name, attachments, wanted, publish=publish, holder="", standing=standing)
 
     def _attach(
         self,
@@ -163,6 +167,7 @@ class Networks:
         *,
         publish: bool,
         holder: str,
+        standing: Callable[[Path], None] | None = None,
     ) -> NetState:
         check_container_id(container_id)
         asked = ports.normal(wanted)
@@ -192,7 +197,7 @@ class Networks:
             state.records[container_id] = record
             self._records.save(state)
             try:
-                record = self._make(state, record)
+                record = self._make(state, record, standing)
             except BaseException:
                 self._drop(state, record, at_once=True)
                 raise
@@ -223,10 +228,10 @@ class Networks:
             )
         return self._place(network, None)
 
-    def _make(self, state: State, record: Record) -> Record:
+    def _make(self, state: State, record: Record, standing: Callable[[Path], None] | None = None) -> Record:
         """Carry out a record that stands as MAKING."""
         networks = self._in_use(state)
-        if self._kernel.plug(record, networks, state):
+        if self._kernel.plug(record, networks, state, standing):
             self._kernel.table(state, networks)
         else:
             self._kernel.publish(state, networks, (), (record,))
