@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.execute.port import Feedback, Order, Outcome, Stale
@@ -305,15 +306,12 @@ class Containers:
         if order.operation.detail.get("restore"):
             self._runtime.rename(one.id, str(order.operation.detail["name"]))
         restart = values.parse_restart(str(inputs.get("restart", "no")))
-        self._runtime.update(
-            one.id,
-            memory=inputs.get("memory"),
-            cpus=inputs.get("cpus"),
-            pids_limit=inputs.get("pids_limit"),
-            restart=RestartPolicy(restart.policy),
-            restart_retries=restart.retries,
-            labels=self._labels(one, order),
-        )
+        limits = {name: inputs.get(name) for name in ("memory", "cpus", "pids_limit")}
+        policy: dict[str, Any] = {"restart": RestartPolicy(restart.policy), "restart_retries": restart.retries}
+        # What the plan does not say stays: a limit that is ignored, or that somebody else set and nobody declared.
+        named = {change.field for change in order.operation.changes}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if name in named}
+        self._runtime.update(one.id, labels=self._labels(one, order), **given, **(policy if "restart" in named else {}))
         return self._told(one.id)
 
     def _relabel(self, one: Container, order: Order) -> None:

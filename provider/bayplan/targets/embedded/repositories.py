@@ -141,14 +141,18 @@ class Repositories:
         if operation.action is Action.REPLACE:
             made = self._replace(order, found, name)
             return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
+        # What the plan does not say stays as it is: a property that is ignored, or that nobody declared.
+        named = {change.field for change in operation.changes}
+        labels = self._labels(order, found.labels.get(identity.UID, order.uid))
+        kept = [_PUSHED] if "force_delete" in named else [_PUSHED, _FORCE]
+        for label in kept:
+            labels.pop(label, None)
+        mutability = TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE"))
         made = self._registry.update_repository(
             found.name,
-            mutability=TagMutability(order.inputs.get("image_tag_mutability", "MUTABLE")),
-            tags=order.inputs.get("tags") or {},
-            labels={
-                **self._labels(order, found.labels.get(identity.UID, order.uid)),
-                **{name: found.labels[name] for name in (_PUSHED,) if name in found.labels},
-            },
+            mutability=mutability if "image_tag_mutability" in named else None,
+            tags=(order.inputs.get("tags") or {}) if "tags" in named else None,
+            labels={**labels, **{name: found.labels[name] for name in kept if name in found.labels}},
         )
         return Outcome(uid=made.uid, id=made.name, outputs=self.outputs(made.name))
 
