@@ -102,8 +102,8 @@ def test_exec_gives_streams_environment_user_and_exit_code(cli: CommandLine) -> 
     code, shown = cli.on_terminal(
         "container", "exec", "-it", "inside", "sh",
         keys=[
-            ("/ #", b"busybox tty; busybox stty size\n"), ("33 101", b"sleep 100\n"),
-            ("sleep 100", b"\x03"), ("/ #", b"exit 6\n"),
+            ("/ #", b"busybox tty; busybox stty size\n"), ("33 101", b"echo $((40+2)); sleep 100\n"),
+            ("\n42", b"\x03"), ("/ #", b"exit 6\n"),
         ],
     )  # fmt: skip
     assert (code, "/dev/pts/" in shown) == (6, True)
