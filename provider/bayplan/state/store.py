@@ -321,10 +321,13 @@ def _write(db: sqlite3.Connection, row: Recorded, now: float) -> None:
     )
 
 
+_encoded = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode  # json.dumps makes one each time
+
+
 def _dump(value: Value) -> str:
     if isinstance(value, Written):
         return value.text
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return _encoded(value)
 
 
 class _transaction:  # noqa: N801  (reads as a statement: with _transaction(db))

@@ -55,6 +55,9 @@ def recorded(found: Mapping[str, str]) -> Mapping[str, str]:
     return written(found.get(FIELDS, "{}"))
 
 
+_encoded = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 class PlaceKey:
     """The key of a place, in a file (0600) that is made at its first use."""
 
@@ -64,7 +67,7 @@ class PlaceKey:
 
     def digest(self, value: Value) -> str:
         """The keyed digest of a JSON value, in 32 hexadecimal digits."""
-        data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        data = _encoded(value).encode()
         return hashlib.blake2b(data, key=self._get(), digest_size=16).hexdigest()
 
     def _get(self) -> bytes:
