@@ -92,6 +92,10 @@ def _run(arguments: list[str]) -> int:
         gc.disable()
     result: int = module.run(parsed)
     gc.freeze()  # nor does the end of the process have to look
+    if "bayplan.cli.interrupt" in sys.modules:
+        from bayplan.cli.interrupt import leaving
+
+        return leaving(result)
     return result
 
 

@@ -235,8 +235,13 @@ class Engine:
             return
         places = self._places_of(definitions, rows)
         with ExitStack() as held:
-            for lock in self._locks(definitions.stack, list(places)):
-                held.enter_context(lock)
+            try:
+                for lock in self._locks(definitions.stack, list(places), timeout=0.0):
+                    held.enter_context(lock)
+            except BayplanError as error:
+                if error.code != "locked":
+                    raise
+                return  # the last run is not dead, it is under way: whoever applies waits for it
             for place in places.values():
                 place.recover()
 
@@ -255,7 +260,7 @@ class Engine:
             return Applied(Report(()), self._outputs(planned, planned.plan.known, Redactor()))
         names = sorted({operation.place for operation in plan.operations} | {self.home})
         with ExitStack() as held:
-            for lock in self._locks(plan.stack, names):
+            for lock in self._locks(plan.stack, names, cancel):
                 held.enter_context(lock)
             state = self.state(plan.stack)
             held.callback(state.close)
@@ -294,7 +299,7 @@ class Engine:
         if planned.plan.empty:
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
         with ExitStack() as held:
-            for lock in self._locks(planned.plan.stack, names):
+            for lock in self._locks(planned.plan.stack, names, cancel):
                 held.enter_context(lock)
             state = self.state(planned.plan.stack)
             latest = state.latest_run()
@@ -304,11 +309,16 @@ class Engine:
                 planned = make()
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
 
-    def _locks(self, stack: str, places: Sequence[str]) -> list[Lock]:
-        timeout = self.settings.lock_timeout
+    def _locks(
+        self, stack: str, places: Sequence[str], cancel: Cancel | None = None, timeout: float | None = None
+    ) -> list[Lock]:
+        timeout = self.settings.lock_timeout if timeout is None else timeout
         paths = [self.place(name).lock_path(stack) for name in places]
         paths.append(self.settings.state / f"{stack}.lock")
-        return [Lock(path, f"stack {stack}", timeout=timeout) for path in paths]
+        return [
+            Lock(path, f"stack {stack}", timeout=timeout, cancelled=lambda: cancel is not None and cancel.is_set)
+            for path in paths
+        ]
 
     def _settled(self, planned: Planned, verb: str) -> bool:
         """Whether an empty plan leaves nothing to write down: no dead run, and the outputs as they stand."""

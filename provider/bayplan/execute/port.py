@@ -16,6 +16,10 @@ from bayplan.plan.model import Operation, Value
 from bayplan.records import dataclass
 
 
+#: The name of a thread that a cancelled operation left to itself; nobody may wait for it.
+TRANSFER = "bayplan-transfer"
+
+
 class OutcomeUnknown(BayplanError):
     """The effect may or may not have happened. It is observed by the next run and never blindly retried."""
 

@@ -41,12 +41,14 @@ _PHASES = {Result.OK: Phase.OK, Result.UNKNOWN: Phase.UNKNOWN, Result.CANCELLED:
 
 
 class Cancel:
-    """The user's wish to stop, shared by everything that works for one command."""
+    """The user's wish to stop, shared by everything that works for one command. ``number`` is the signal that said so."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.number = 2
 
-    def set(self) -> None:
+    def set(self, number: int = 2) -> None:
+        self.number = number
         self._event.set()
 
     @property

@@ -26,7 +26,7 @@ from bayplan.oci.root import Root
 from bayplan.oci.store import Store
 from bayplan.plan.model import FOLLOWS, Action, Desired, Forecast, Observed, Role, Value
 from bayplan.targets import identity
-from bayplan.targets.embedded.remotes import Remotes
+from bayplan.targets.embedded.remotes import Remotes, attended
 from bayplan.targets.embedded.repositories import INTERNAL, Repositories
 from bayplan.targets.model import ImageResolver
 
@@ -352,7 +352,7 @@ class Images:
                 "image-not-found", f"the image {reference} is not in the store any more", hint="plan again"
             )
         feedback.progress(f"pulls {name.familiar()}")
-        return self._remotes.pull(name.with_digest(digest), self._store)
+        return attended(lambda: self._remotes.pull(name.with_digest(digest), self._store), feedback)
 
     def _keep(self, order: Order, digest: Digest, key: str, detail: str) -> Outcome:
         """Let the Image's own name, and the tags that are its own already, mean the new content."""
@@ -397,7 +397,7 @@ class Images:
             self._repositories.push(name, own.digest, order.stack)
         else:
             feedback.progress(f"to {name.familiar()}")
-            self._remotes.push(self._store, own.digest, name)
+            attended(lambda: self._remotes.push(self._store, own.digest, name), feedback)
         return Outcome()
 
     def _delete(self, order: Order) -> Outcome:

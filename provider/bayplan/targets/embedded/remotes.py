@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from bayplan.errors import BayplanError
+from bayplan.execute.port import TRANSFER, Feedback
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import Store
@@ -12,9 +15,38 @@ from bayplan.oci.store import Store
 if TYPE_CHECKING:
     from bayplan.registry.client import RegistryClient
 
+T = TypeVar("T")
+
 #: What a registry says where there is nothing: that is an answer, no trouble.
 _ABSENT = frozenset({"image-unknown", "repository-unknown", "manifest-unknown", "tag-unknown"})
 _LOOK_TIMEOUT = 10.0  # seconds: a plan does not wait longer for a registry that is silent
+_POLL = 0.1  # seconds between looks at the user's wish to stop
+
+
+def attended(work: Callable[[], T], feedback: Feedback) -> T:
+    """Do a transfer, and leave it where it is as soon as the user wants to stop: a socket that is silent listens to nobody.
+
+    What was left goes on in a thread that ends with the process. Blobs are content, and a manifest is written last, in one
+    request: whether it came to that, the next plan sees. Raises BayplanError ``cancelled`` and what ``work`` raises.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001  (handed over to whoever waits)
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=TRANSFER, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL)
+        if thread.is_alive() and feedback.cancelled:
+            raise BayplanError("cancelled", "the transfer was stopped")
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 class Remotes:
