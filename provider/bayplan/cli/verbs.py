@@ -1,6 +1,6 @@
-"""Verbs below a command (``container run``): each gets its arguments only when it is called.
+"""Verbs below a command (``container run``): each gets its parser and arguments only when it is called.
 
-A command with twenty verbs would otherwise pay for the options of all of them every time.
+A command with twenty verbs would otherwise pay for the parsers and options of all of them every time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from bayplan.cli.options import add_places
 
 Fill = Callable[[argparse.ArgumentParser], None]
 
-_FILL = "_bayplan_fill"
-
 
 def add_verbs(
     parser: argparse.ArgumentParser,
@@ -23,32 +21,42 @@ def add_verbs(
     fill: Callable[[str], Fill],
 ) -> None:
     """Verbs with their lines of help; ``fill(verb)`` gives what adds a verb's arguments. The verb is ``arguments.verb``."""
-    below = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    made: Any = type(parser)
+
+    def later(**given: Any) -> _Later:
+        return _Later(lambda: made(**given))
+
+    add: Any = parser.add_subparsers  # typed for classes of parsers alone
+    below = add(dest="verb", required=True, metavar="VERB", parser_class=later)
     for name, text in verbs.items():
         verb = below.add_parser(name, help=text, description=text, aliases=aliases.get(name, ()), allow_abbrev=False)
-        _later(verb, name, fill)
+        verb.fills(name, fill)
 
 
-def _later(verb: argparse.ArgumentParser, name: str, fill: Callable[[str], Fill]) -> None:
-    parse = verb.parse_known_args
+class _Later:
+    """What stands for a verb's parser until it is wanted; argparse itself asks it for nothing but to parse."""
 
-    def filled() -> None:
-        setattr(verb, _FILL, None)
-        verb.set_defaults(verb=name)
-        add_places(verb)
-        fill(name)(verb)
+    def __init__(self, make: Callable[[], argparse.ArgumentParser]) -> None:
+        self._make = make
+        self._made: argparse.ArgumentParser | None = None
 
-    def parse_filled(args: Any = None, namespace: Any = None) -> Any:
-        complete(verb)
-        return parse(args, namespace)
+    def fills(self, name: str, fill: Callable[[str], Fill]) -> None:
+        self._name, self._fill = name, fill
 
-    setattr(verb, _FILL, filled)
-    setattr(verb, "parse_known_args", parse_filled)  # noqa: B010  (an instance's own method)
+    def parser(self) -> argparse.ArgumentParser:
+        """The parser itself, with all of its arguments."""
+        if self._made is None:
+            self._made = self._make()
+            self._made.set_defaults(verb=self._name)
+            add_places(self._made)
+            self._fill(self._name)(self._made)
+        return self._made
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parser().parse_known_args(args, namespace)
 
 
-def complete(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The parser with its arguments, for whoever wants to look at it."""
-    filled: Callable[[], None] | None = getattr(verb, _FILL, None)
-    if filled is not None:
-        filled()
-    return verb
+def complete(verb: Any) -> argparse.ArgumentParser:
+    """The parser of a verb with its arguments, for whoever wants to look at it."""
+    found: argparse.ArgumentParser = verb.parser() if isinstance(verb, _Later) else verb
+    return found
