@@ -102,7 +102,7 @@ def test_exec_gives_streams_environment_user_and_exit_code(cli: CommandLine) -> 
     code, shown = cli.on_terminal(
         "container", "exec", "-it", "inside", "sh",
         keys=[
-            ("/ #", b"busybox tty; busybox stty size\n"), ("33 101", b"echo $((40+2)); sleep 100\n"),
+            ("/ #", b"busybox tty; busybox stty size\n"), ("33 101", b"sh -c 'echo $((40+2)); exec sleep 100'\n"),
             ("\n42", b"\x03"), ("/ #", b"exit 6\n"),
         ],
     )  # fmt: skip
