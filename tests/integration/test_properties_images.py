@@ -62,6 +62,8 @@ def config(site: Site, address: str) -> Any:
 
 
 def test_a_build_is_made_of_its_context_dockerfile_target_args_and_labels(site: Site) -> None:
+    """proves: Image.build, Image.build.context, Image.build.dockerfile, Image.build.target, Image.build.args,
+    Image.build.labels"""
     (site.folder / "Dockerfile.prod").write_text("FROM box:1\nCOPY . /all/\nSTOPSIGNAL SIGUSR1\n")
     site.write(
         {
@@ -88,7 +90,8 @@ def test_a_build_is_made_of_its_context_dockerfile_target_args_and_labels(site: 
     assert config(site, "Image.last")["created"][:4] > "2020", "without an epoch times are those of the build"
 
 
-def test_the_epoch_sets_every_time_and_makes_the_digest_of_content_alone(site: Site, tmp_path: Path) -> None:
+def test_the_epoch_sets_every_time_and_makes_the_digest_of_content_alone(site: Site) -> None:
+    """proves: Image.build.source_date_epoch, Image.build.platform"""
     (site.folder / "app/Dockerfile").write_text("FROM scratch\nCOPY word /word\n")
     again = site.folder / "again"
     again.mkdir()
@@ -117,7 +120,9 @@ def test_the_epoch_sets_every_time_and_makes_the_digest_of_content_alone(site: S
 
 
 def test_without_the_cache_every_instruction_runs_again(site: Site) -> None:
-    """Two images of one definition: the second takes its RUN from the first, unless it may not."""
+    """Two images of one definition: the second takes its RUN from the first, unless it may not.
+
+    proves: Image.build.no_cache"""
     build = {"context": "./app", "target": "first"}
     site.write({"Image.one": {"build": build}, "Container.one": sleeper(image="${Image.one.ref}")})
     site.settle()
@@ -137,6 +142,7 @@ def test_without_the_cache_every_instruction_runs_again(site: Site) -> None:
 
 @pytest.mark.parametrize("form", ["folder", "tar", "tar.gz", "tar.xz"])
 def test_a_root_file_system_becomes_an_image_that_runs(site: Site, form: str) -> None:
+    """proves: Image.rootfs"""
     tree = busybox_tree(site.folder / "tree")
     source = "./tree"
     if form != "folder":

@@ -58,6 +58,8 @@ def seen(name: str) -> Any:
 
 
 def test_the_embedded_registry_is_called_by_its_declared_address(site: Site, world: World) -> None:
+    """proves: stack.registries, stack.registries.address, Repository.repository_name, Repository.image_tag_mutability,
+    Repository.tags, Image.push"""
     with serving(world.root) as address:
         site.write(
             {
@@ -115,6 +117,7 @@ def test_a_saved_plan_keeps_the_declared_address(site: Site, world: World) -> No
 
 
 def test_images_in_a_repository_keep_it_unless_force_delete_says_otherwise(site: Site, world: World) -> None:
+    """proves: Repository.force_delete"""
     with serving(world.root) as address:
         both = {
             "Repository.kept": {"repository_name": "keep/kept"},
@@ -145,7 +148,9 @@ def test_images_in_a_repository_keep_it_unless_force_delete_says_otherwise(site:
 
 
 def test_a_repository_of_an_oci_registry_is_a_name_that_the_first_push_makes(site: Site, tmp_path: Path) -> None:
-    """No operation of its own; its uri is where images are pushed to, copied from and run from."""
+    """No operation of its own; its uri is where images are pushed to, copied from and run from.
+
+    proves: stack.registries.type, Image.copy, Image.tags"""
     other = Root.at(tmp_path / "other").ensure()
     with serving(other) as address:
         resources: dict[str, Any] = {
@@ -185,6 +190,7 @@ def test_what_an_oci_registry_cannot_keep_is_refused_at_its_line(site: Site, nam
 
 
 def test_a_repository_of_an_ecr_registry_is_refused_at_its_line(site: Site) -> None:
+    """proves: stack.registries.region"""
     registries = {"prod": {"type": "ecr", "region": "eu-west-1"}}
     site.write({"Repository.out": {"registry": "prod", "repository_name": "team/out"}}, registries=registries)
     for verb in ("validate", "plan", "apply", "graph"):
@@ -245,7 +251,9 @@ def relayed(target: str) -> Iterator[str]:
 
 
 def test_insecure_is_what_lets_plain_http_in(site: Site, tmp_path: Path) -> None:
-    """Off loopback, TLS is asked for unless the definition says otherwise."""
+    """Off loopback, TLS is asked for unless the definition says otherwise.
+
+    proves: stack.registries.insecure"""
     other = Root.at(tmp_path / "other").ensure()
     resources = {
         "Repository.out": {"registry": "far", "repository_name": "team/out"},

@@ -43,7 +43,7 @@ def site(tmp_path: Path, world: World) -> Iterator[Site]:
 
 
 def test_variables_have_the_declared_type_and_come_from_everywhere(site: Site) -> None:
-    """proves: stack.variables.type, stack.variables.default, stack.outputs"""
+    """proves: stack.variables, stack.variables.type, stack.variables.default, stack.variables.description, stack.outputs"""
     declared: dict[str, Any] = {
         "text": {"default": "1.10"},
         "count": {"type": "integer", "default": 3},
@@ -88,7 +88,7 @@ def test_variables_have_the_declared_type_and_come_from_everywhere(site: Site) -
 
 
 def test_secrets_reach_the_program_and_nobody_else(site: Site, world: World) -> None:
-    """proves: stack.secrets.env, stack.secrets.file, stack.secrets.command, stack.variables.sensitive"""
+    """proves: stack.secrets, stack.secrets.env, stack.secrets.file, stack.secrets.command, stack.variables.sensitive"""
     site.environment["APP_TOKEN"] = PLANTED["from-env"]
     (site.folder / "parts").mkdir()
     (site.folder / "parts/token").write_text(PLANTED["from-file"] + "\n")
@@ -154,7 +154,7 @@ def test_secrets_reach_the_program_and_nobody_else(site: Site, world: World) -> 
 
 
 def test_included_files_are_one_stack_and_their_paths_their_own(site: Site) -> None:
-    """proves: stack.include"""
+    """proves: stack.include, stack.stack, stack.resources"""
     (site.folder / "parts").mkdir()
     (site.folder / "parts/conf").write_text("beside the part\n")
     part = {
@@ -171,7 +171,7 @@ def test_included_files_are_one_stack_and_their_paths_their_own(site: Site) -> N
 
 
 def test_for_each_makes_one_of_each_and_only_the_missing_one_goes(site: Site) -> None:
-    """proves: resource.for_each, stack.variables"""
+    """proves: resource.for_each"""
     resources = {
         "Volume.data": {"for_each": "${var.colours}"},
         "Container.web": {
@@ -213,7 +213,7 @@ def test_what_depends_on_another_starts_after_it_stands(site: Site) -> None:
 
 
 def test_lifecycle_keeps_what_is_protected_and_leaves_what_is_ignored(site: Site) -> None:
-    """proves: resource.lifecycle"""
+    """proves: resource.lifecycle, resource.lifecycle.prevent_destroy, resource.lifecycle.ignore_changes"""
     kept = {"lifecycle": {"prevent_destroy": True}}
     ignored = {"lifecycle": {"ignore_changes": ["env", "memory"]}}
     site.write({"Volume.kept": kept, "Container.web": sleeper(env={"A": "1"}, memory="32m", **ignored)})
@@ -248,7 +248,7 @@ def test_lifecycle_keeps_what_is_protected_and_leaves_what_is_ignored(site: Site
 
 
 def test_hosts_and_registries_are_names_of_what_is_there(site: Site) -> None:
-    """proves: stack.hosts.type, Container.host, Network.host, Volume.host, Repository.registry"""
+    """proves: stack.hosts, stack.hosts.type, Container.host, Network.host, Volume.host, Repository.registry"""
     site.write(
         {
             "Network.n": {"host": "box"},
