@@ -36,6 +36,7 @@ check: $(VENV)/.ready ## lint, types, import contracts, freshness of generated f
 	PYTHONPATH=provider $(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python tools/generate_errors.py --check
+	$(BIN)/python tools/generate_cli.py --check
 
 bench: ## ratios against docker, podman and buildah in one run
 	@$(SYSTEM) bench
@@ -45,6 +46,7 @@ bench: ## ratios against docker, podman and buildah in one run
 docs: $(VENV)/.ready ## generate types, reference pages and the editor schema from schemas/
 	$(BIN)/python tools/generate.py
 	$(BIN)/python tools/generate_errors.py
+	$(BIN)/python tools/generate_cli.py
 
 generate: docs
 
