@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def build(arguments: argparse.Namespace) -> int:
     from bayplan.build.builder import Builder
     from bayplan.oci.descriptor import Platform
-    from bayplan.runtime.steps import OciStepRunner
+    from bayplan.runtime.late_steps import LateStepRunner
 
     meaning = meaning_of(arguments)
     for tag in arguments.tag:
@@ -44,7 +44,7 @@ def build(arguments: argparse.Namespace) -> int:
 
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
-    with meaning.store.lease(), OciStepRunner(meaning.root) as runner:
+    with meaning.store.lease(), LateStepRunner(meaning.root) as runner:
         output = _output(arguments)
         try:
             result = Builder(meaning.root, runner, base).build(spec, output)

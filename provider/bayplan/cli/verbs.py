@@ -24,7 +24,7 @@ def add_verbs(
     made: Any = type(parser)
 
     def later(**given: Any) -> _Later:
-        return _Later(lambda: made(**given))
+        return _Later(lambda: made(**given, formatter_class=parser.formatter_class))
 
     add: Any = parser.add_subparsers  # typed for classes of parsers alone
     below = add(dest="verb", required=True, metavar="VERB", parser_class=later)

@@ -113,9 +113,9 @@ class EmbeddedPlace:
 
     def _builder(self, resolve: Callable[[str], Digest]) -> Builder:
         from bayplan.build.builder import Builder
-        from bayplan.runtime.steps import OciStepRunner
+        from bayplan.runtime.late_steps import LateStepRunner
 
-        return Builder(self._root, OciStepRunner(self._root), resolve)
+        return Builder(self._root, LateStepRunner(self._root), resolve)
 
     def declare(self, registries: Mapping[str, Mapping[str, Value]]) -> None:
         known = {entry["address"]: entry for entry in registries.values() if "address" in entry}
