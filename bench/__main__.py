@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"{line}  " for line in machine.lines()), flush=True)
         with site() as place:
             for name in names:
-                tables = plans.tables(place, sizes) if name == "plans" else BENCHMARKS[name](place)
+                room = place.room(name)
+                tables = plans.tables(room, sizes) if name == "plans" else BENCHMARKS[name](room)
                 for table in tables:
                     print("\n" + "\n".join(table.lines()), flush=True)
                     over += len(table.over)

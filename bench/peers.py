@@ -8,7 +8,6 @@ figures without it would say nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -87,7 +86,7 @@ def docker(site: Site) -> Iterator[Peer]:
     config = folder / "config"
     config.mkdir(parents=True)
     # A unix socket's name has to be short.
-    socket = Path("/run") / f"{site.folder.name}.sock"
+    socket = Path("/run") / f"{site.run.name}-{site.folder.name}.sock"
     # The distribution's client speaks BuildKit by itself; newer ones need a plugin for it.
     client = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
     peer = Peer((client, "--config", str(config), "-H", f"unix://{socket}"))
@@ -210,7 +209,5 @@ def versions(peers: Sequence[tuple[str, ...]]) -> str:
 
 
 def ids(text: str) -> list[str]:
-    """The ids in what a list command prints, one a line or as bayplan's JSON."""
-    if text.lstrip().startswith("{"):
-        return [one["id"] for one in json.loads(text)["containers"]]
+    """The ids in what a list command prints, one a line."""
     return text.split()

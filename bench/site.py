@@ -18,16 +18,23 @@ _SCRIPT = "import sys; from bayplan.cli.main import main; sys.exit(main())"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One run's folder."""
+    """``folder`` is one benchmark's own; ``run`` is the whole run's, for what all of them may have warm."""
 
+    run: Path
     folder: Path
+
+    def room(self, name: str) -> Site:
+        """A folder for one benchmark."""
+        folder = self.run / name
+        folder.mkdir()
+        return Site(self.run, folder)
 
     def python(self, *argv: str, **variables: str) -> Command:
         """This interpreter, with its byte code and bayplan's parse cache in the folder."""
         ours = {
-            "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
+            "PYTHONPYCACHEPREFIX": str(self.run / "bytecode"),
             "PYTHONDONTWRITEBYTECODE": "",
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "XDG_CACHE_HOME": str(self.run / "cache"),
             "BAYPLAN_HOST_KEY": str(self.folder / "host.key"),
         }
         return Command([sys.executable, *argv], {**ours, **variables})
@@ -42,6 +49,6 @@ def site() -> Iterator[Site]:
     base = os.environ.get("BAYPLAN_BENCH", "/var/tmp")
     folder = Path(tempfile.mkdtemp(prefix="bayplan-bench-", dir=base))
     try:
-        yield Site(folder)
+        yield Site(folder, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
