@@ -56,7 +56,8 @@ def look(
             try:
                 pinned = _pinned(_spelt(one, desired, foretold), places[one.place])
             except BayplanError as error:
-                problems[address] = (*problems.get(address, ()), error.message)
+                text = f"image '{one.properties.get('image')}': {error.message}"
+                problems[address] = (*problems.get(address, ()), text)
                 continue
             if pinned is not None:
                 desired[address] = pinned

@@ -15,7 +15,6 @@ from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Value
 from bayplan.records import dataclass
 
-
 #: The name of a thread that a cancelled operation left to itself; nobody may wait for it.
 TRANSFER = "bayplan-transfer"
 

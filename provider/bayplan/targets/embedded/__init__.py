@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bayplan.oci.store import Store
     from bayplan.registry.registry import Registry
     from bayplan.runtime.containers import Runtime
-    from bayplan.targets.embedded.containers import Containers
+    from bayplan.targets.embedded.containers import Containers, Wanted
     from bayplan.targets.embedded.grounds import NetworkGround, VolumeGround
     from bayplan.targets.embedded.images import Images
     from bayplan.targets.embedded.remotes import Remotes
@@ -159,23 +159,28 @@ class EmbeddedPlace:
         found: dict[str, tuple[str, ...]] = {}
         containers = None
         repositories = None
+        wanted: Wanted | None = None
         names: set[str] | None = None
         keeping = {(stack, one.address): one for one in desired if one.kind == "Container"}
         for one in desired:
             ours = objects.get(one.address, ())
             texts: list[str] = []
             if one.kind == "Container":
+                from bayplan.targets.embedded.containers import wanted_ports
+
                 containers = self._containers.everything() if containers is None else containers
-                texts = self._containers.problems(one, containers, ours, keeping)
+                wanted = wanted_ports(keeping.values()) if wanted is None else wanted
+                texts = self._containers.problems(one, containers, ours, keeping, wanted)
             elif one.kind == "Image":
                 texts = self._images.problems(one, stack)
             elif not ours:
                 if one.kind == "Repository":
                     repositories = self._repositories.names() if repositories is None else repositories
-                    taken = one.name in repositories
+                    taken = one.name in repositories and self._repositories.owner(one.name) != (stack, one.address)
                 else:
                     ground = self._networks if one.kind == "Network" else self._volumes
-                    taken = ground.find(one.name) is not None
+                    # One of this very identity was made since the look, by an apply that is under way.
+                    taken = ground.owner(one.name) not in (None, (stack, one.address))
                 if taken and names is None:
                     names = {other.name for many in objects.values() for other in many}
                 if taken and one.name not in (names or ()):

@@ -7,7 +7,7 @@ hand-over leaves them: ``NAME.next-UID`` has not taken over yet, ``NAME.aside-UI
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,8 @@ from bayplan.targets.embedded.translate import defaults_of, fields_of, spec_of
 
 _ROLE = re.compile(r"(.+)\.(next|aside)-[0-9a-f]{16}")
 _STATES = {State.CREATED: "created", State.RUNNING: "running", State.PAUSED: "paused", State.RESTARTING: "running"}
+#: (host port, protocol) -> (address of this machine, who declares it).
+Wanted = Mapping[tuple[int, str], Sequence[tuple[str, str]]]
 _SETTLE = 0.3  # seconds that a container without a health check must stay up to count as started
 
 
@@ -108,11 +110,12 @@ class Containers:
         taken: Mapping[str, Container],
         ours: Sequence[Observed],
         keeping: Mapping[tuple[str, str], Desired],
+        wanted: Wanted,
     ) -> list[str]:
         """Troubles that an apply would meet: a foreign container of this name, a port that somebody else holds.
 
         ``keeping`` are the declared containers by (stack, address). One of this stack that is to have another name or
-        port, or to go, is no trouble: the plan makes room in its order.
+        port, or to go, is no trouble: the plan makes room in its order. ``wanted``: :func:`wanted_ports` of them all.
         """
         found: list[str] = []
 
@@ -120,7 +123,8 @@ class Containers:
             return keeping.get((one.labels.get(identity.STACK, ""), one.labels.get(identity.ADDRESS, "")))
 
         stacks = {stack for stack, _ in keeping}
-        mine = {one.id for one in ours}
+        # One that bears this very identity was made since the look, by an apply that is under way: no trouble either.
+        mine = {one.id for one in ours} | {one.id for one in taken.values() if keeper(one) is desired}
         peers = {i: o for o in taken.values() if (i := o.id) in mine or o.labels.get(identity.STACK) in stacks}
         other = taken.get(desired.name)
         if other is not None and other.id not in mine:
@@ -133,6 +137,10 @@ class Containers:
                 )
         ports = [_port(text) for text in desired.properties.get("ports") or () if isinstance(text, str)]
         running = any(one.fields.get("state") in ("running", "paused") for one in ours)
+        for port in ports:
+            rivals = [other for other in _rivals(port, wanted) if other != desired.address]
+            if rivals:
+                found.append(f"host port {port.host}/{port.protocol} is declared by {', '.join(rivals)} too")
         if ports and (not running or not _same_ports(ports, ours)):
             for port in ports:
                 giving = [id for id, one in peers.items() if id in mine or not _declares(keeper(one), port)]
@@ -389,6 +397,28 @@ def _same_ports(ports: Sequence[Port], ours: Sequence[Observed]) -> bool:
     """Whether running containers of this address hold all these host ports already."""
     held = {(p.host_ip, p.host, p.protocol) for one in ours for p in map(_port, one.fields.get("ports") or ())}
     return all((port.host_ip, port.host, port.protocol) in held for port in ports if port.host)
+
+
+def wanted_ports(desired: Iterable[Desired]) -> Wanted:
+    """Every host port that is declared for a container that is to run, with the address and who declares it."""
+    found: dict[tuple[int, str], list[tuple[str, str]]] = {}
+    for one in desired:
+        if one.properties.get("desired_state", "running") == "stopped":
+            continue
+        for port in [_port(text) for text in one.properties.get("ports") or () if isinstance(text, str)]:
+            if port.host:
+                found.setdefault((port.host, port.protocol), []).append((port.host_ip, one.address))
+    return found
+
+
+def _rivals(port: Port, wanted: Wanted) -> list[str]:
+    """Who declares a host port that cannot be had beside ``port``."""
+    everywhere = ("", "0.0.0.0")  # noqa: S104  (an address to compare with)
+    return [
+        address
+        for ip, address in wanted.get((port.host, port.protocol), ())
+        if ip == port.host_ip or ip in everywhere or port.host_ip in everywhere
+    ]
 
 
 def _declares(desired: Desired | None, port: Port) -> bool:

@@ -29,6 +29,11 @@ class NetworkGround:
         found = self._networks.get(name) or self._by_id(name)
         return None if found is None else self._seen(found)
 
+    def owner(self, name: str) -> tuple[str, str] | None:
+        """The stack and address of the network of this name (empty: nobody's); None where there is none."""
+        found = self._networks.get(name)
+        return None if found is None else _owner(found.labels)
+
     def _seen(self, one: Network) -> Observed:
         fields: dict[str, Value] = {
             "name": one.name,
@@ -124,6 +129,11 @@ class VolumeGround:
         found = self._volumes.get(name)
         return None if found is None else self._seen(found)
 
+    def owner(self, name: str) -> tuple[str, str] | None:
+        """The stack and address of the volume of this name (empty: nobody's); None where there is none."""
+        found = self._volumes.get(name)
+        return None if found is None else _owner(found.labels)
+
     def _seen(self, one: Volume) -> Observed:
         fields: dict[str, Value] = {"name": one.name, "labels": identity.own(one.labels)}
         uid = one.labels.get(identity.UID, one.name)
@@ -195,6 +205,10 @@ class VolumeGround:
             if stack:
                 labels.update(identity.labels(stack, address, observed.uid, observed.recorded))
             self._volumes.relabel(observed.id, labels)
+
+
+def _owner(labels: Mapping[str, str]) -> tuple[str, str]:
+    return labels.get(identity.STACK, ""), labels.get(identity.ADDRESS, "")
 
 
 def _told(one: Network, uid: str) -> Outcome:

@@ -73,6 +73,11 @@ class Repositories:
         """Every repository's name."""
         return set(self._registry.catalog())
 
+    def owner(self, name: str) -> tuple[str, str] | None:
+        """The stack and address of the repository of this name (empty: nobody's); None where there is none."""
+        found = self._described(name)
+        return None if found is None else (found.labels.get(identity.STACK, ""), found.labels.get(identity.ADDRESS, ""))
+
     def _seen(self, one: Repository) -> Observed:
         return self._observed(
             one.name,
