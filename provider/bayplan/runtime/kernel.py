@@ -197,10 +197,10 @@ class Process:
             os.close(descriptor)
 
 
-def processes_with(word: str, *, program: tuple[str, ...]) -> list[Process]:
-    """Live processes that have ``word`` as one whole argument and whose first argument's last path part is in
+def processes_with(*words: str, program: tuple[str, ...]) -> list[Process]:
+    """Live processes that have each of ``words`` as one whole argument and whose first argument's last path part is in
     ``program``."""
-    wanted = word.encode()
+    wanted = {word.encode() for word in words}
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -209,7 +209,7 @@ def processes_with(word: str, *, program: tuple[str, ...]) -> list[Process]:
             argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended while we looked
             continue
-        if wanted in argv and Path(os.fsdecode(argv[0])).name in program:
+        if wanted <= set(argv) and Path(os.fsdecode(argv[0])).name in program:
             process = Process.of(int(entry))
             if process is not None:
                 found.append(process)

@@ -217,9 +217,11 @@ def undo_start(root: RootPlace, files: Files, runtime: OciRuntime, status: Statu
 
 
 def kill_helpers(id: str) -> None:
-    """Kill monitors and runtime commands that still work on a container whose starter died."""
+    """Kill monitors, runtime commands and exit hooks that still work on a container whose starter died: who holds its lock
+    does what they would have done."""
     for _ in range(20):
-        found = processes_with(id, program=_AT_WORK)
+        hooks = processes_with(id, str(_HOOK), program=(Path(os.path.realpath(sys.executable)).name,))
+        found = [*processes_with(id, program=_AT_WORK), *(hook for hook in hooks if hook.pid != os.getpid())]
         if not found:
             return
         for process in found:
