@@ -126,6 +126,8 @@ def _on_terminal(
         argv, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=folder, start_new_session=True
     )
     os.close(slave)
+    poller = select.poll()  # select() knows no descriptor beyond 1023
+    poller.register(master, select.POLLIN)
     shown, mark = "", 0
     deadline = time.monotonic() + LIMIT
     waiting = list(keys)
@@ -135,7 +137,7 @@ def _on_terminal(
             if waiting and waiting[0][0] in shown[mark:]:
                 mark = len(shown)
                 os.write(master, waiting.pop(0)[1])
-            ready, _, _ = select.select([master], [], [], 0.1)
+            ready = poller.poll(100)
             if ready:
                 try:
                     data = os.read(master, 65536)
