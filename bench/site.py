@@ -47,7 +47,7 @@ class Site:
 def site() -> Iterator[Site]:
     """A folder on the disk that /var/tmp is on (never tmpfs: what is durable has to cost what it costs)."""
     base = os.environ.get("BAYPLAN_BENCH", "/var/tmp")
-    folder = Path(tempfile.mkdtemp(prefix="bayplan-bench-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix="bpbench-", dir=base))  # short: podman takes a runroot of 50 characters
     try:
         yield Site(folder, folder)
     finally:
