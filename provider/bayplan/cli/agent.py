@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan.cli import show
-from bayplan.cli.container_run import root_of
-from bayplan.cli.options import add_places
+from bayplan.cli.options import add_places, root_of
 from bayplan.errors import BayplanError
 
 if TYPE_CHECKING:

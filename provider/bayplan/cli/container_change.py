@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from bayplan.cli import show
-from bayplan.cli.container_run import runtime_of
 from bayplan.cli.container_show import entry
+from bayplan.cli.options import runtime_of
 from bayplan.errors import BayplanError, UsageError
 
 

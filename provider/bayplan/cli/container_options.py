@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +156,7 @@ def made_up_name(image: str) -> str:
 
     last = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
     word = re.sub(r"[^a-zA-Z0-9_.-]", "-", last).strip("-.")[:40]
-    return f"{word or 'container'}-{secrets.token_hex(3)}"
+    return f"{word or 'container'}-{os.urandom(3).hex()}"
 
 
 def pairs(items: Sequence[str], option: str) -> dict[str, str]:

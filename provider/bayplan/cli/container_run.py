@@ -10,32 +10,18 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING
 
 from bayplan.cli import show
-from bayplan.cli.options import root_folder
+from bayplan.cli.options import runtime_of
 from bayplan.errors import BayplanError, UsageError
 
 if TYPE_CHECKING:
-    from bayplan.oci.root import Root
+    import socket
+
     from bayplan.runtime.containers import Runtime
     from bayplan.runtime.spec import ContainerSpec
-
-
-def root_of(arguments: argparse.Namespace) -> Root:
-    """The root that the options name."""
-    from bayplan.oci.root import Root
-
-    return Root.at(root_folder(arguments))
-
-
-def runtime_of(arguments: argparse.Namespace) -> Runtime:
-    """The runtime of that root."""
-    from bayplan.runtime.containers import Runtime
-
-    return Runtime(root_of(arguments))
 
 
 # -- making --------------------------------------------------------------------------------------------------------

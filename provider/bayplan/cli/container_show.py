@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
-from bayplan.cli.container_run import runtime_of
+from bayplan.cli.options import runtime_of
 from bayplan.errors import UsageError
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +147,8 @@ def import_(arguments: argparse.Namespace) -> int:
     if arguments.name:
         ImageName.parse(arguments.name)
     platform = Platform.parse(arguments.platform) if arguments.platform else None
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="bayplan-import-") as folder, meaning.store.lease():
         source = Path(arguments.source)
         if arguments.source == "-":

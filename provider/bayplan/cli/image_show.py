@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
-from bayplan.cli.container_run import root_of
 from bayplan.cli.meaning import Meaning, is_internal
+from bayplan.cli.options import root_of
 from bayplan.errors import BayplanError
 from bayplan.oci.reference import ImageName
 
@@ -83,6 +82,8 @@ def _age(created: str | None) -> str:
     if not created:
         return "-"
     try:
+        from datetime import datetime
+
         when = datetime.fromisoformat(created).timestamp()
     except ValueError:
         return "-"

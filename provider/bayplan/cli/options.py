@@ -11,6 +11,8 @@ from bayplan.errors import UsageError
 
 if TYPE_CHECKING:
     from bayplan.engine import Engine
+    from bayplan.oci.root import Root
+    from bayplan.runtime.containers import Runtime
     from bayplan.stack import Stack
 
 
@@ -32,6 +34,20 @@ def state_folder(arguments: argparse.Namespace) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/bayplan/state")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "bayplan"
+
+
+def root_of(arguments: argparse.Namespace) -> Root:
+    """The root that the options name."""
+    from bayplan.oci.root import Root
+
+    return Root.at(root_folder(arguments))
+
+
+def runtime_of(arguments: argparse.Namespace) -> Runtime:
+    """The runtime of that root."""
+    from bayplan.runtime.containers import Runtime
+
+    return Runtime(root_of(arguments))
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
-from bayplan.cli.container_run import root_of
 from bayplan.cli.meaning import owner
-from bayplan.cli.options import add_places
+from bayplan.cli.options import add_places, root_of
 from bayplan.errors import BayplanError, UsageError
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
-from bayplan.cli.container_run import root_of
-from bayplan.cli.options import add_places
+from bayplan.cli.options import add_places, root_of
 
 if TYPE_CHECKING:
     from bayplan.oci.root import Root

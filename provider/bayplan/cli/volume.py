@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
 from bayplan.cli.container_options import pairs
-from bayplan.cli.container_run import runtime_of
-from bayplan.cli.options import add_places
+from bayplan.cli.options import add_places, runtime_of
 from bayplan.errors import BayplanError, nearest
 
 if TYPE_CHECKING:
