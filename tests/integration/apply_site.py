@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import re
 import shutil
 import signal
@@ -237,12 +238,24 @@ def get(port: int, timeout: float = 3.0) -> str:
 
 
 def fingerprint(*folders: Path) -> dict[str, str]:
-    """Every file below ``folders`` with the digest of its content, its mode and its times of change."""
+    """Every file below ``folders`` with the digest of its content, its mode and its times of change.
+
+    Databases count by what they hold: SQLite's own log and index (and so their folder's time) come and go with readers.
+    """
     found: dict[str, str] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*")):
+            if path.name.endswith(("-wal", "-shm")):
+                continue
             about = path.lstat()
             plain = path.is_file() and not path.is_symlink() and about.st_dev == folder.lstat().st_dev
+            if path.suffix == ".db" or any(path.glob("*.db")):
+                held = ""
+                if plain:
+                    with contextlib.closing(sqlite3.connect(path)) as db:
+                        held = hashlib.sha256("\n".join(db.iterdump()).encode()).hexdigest()[:16]
+                found[str(path)] = f"{about.st_mode:o} {held}"
+                continue
             text = path.read_bytes() if plain else b""  # a namespace is a file that cannot be read
             found[str(path)] = f"{about.st_mode:o} {about.st_mtime_ns} {hashlib.sha256(text).hexdigest()[:16]}"
     return found

@@ -59,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+def command() -> int:
+    """The whole process: :func:`main`, and an end that looks for no cycles."""
+    code = main()
+    gc.freeze()
+    return code
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         if len(arguments) > 1 and arguments[0] == "help":
@@ -90,8 +97,10 @@ def _run(arguments: list[str]) -> int:
     if entry.brief:
         # What it loads stays until it ends and holds no cycles: looking for them costs as much as a third of a plan.
         gc.disable()
-    result: int = module.run(parsed)
-    gc.freeze()  # nor does the end of the process have to look
+    try:
+        result: int = module.run(parsed)
+    finally:
+        gc.enable()
     if "bayplan.cli.interrupt" in sys.modules:
         from bayplan.cli.interrupt import leaving
 
@@ -139,4 +148,4 @@ def _tell(error: BayplanError, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())
