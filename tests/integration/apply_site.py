@@ -12,11 +12,11 @@ import hashlib
 import io
 import json
 import os
-import sqlite3
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error

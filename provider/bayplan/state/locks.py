@@ -57,7 +57,9 @@ class Lock:
                     "cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed"
                 )
             if self.cancelled():
-                raise BayplanError("cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed")
+                raise BayplanError(
+                    "cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed"
+                )
             if time.monotonic() >= deadline:
                 raise BayplanError(
                     "locked",
