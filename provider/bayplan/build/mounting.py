@@ -156,9 +156,11 @@ class Secrets:
 
     def mount(self, spec: MountSpec, value: bytes, stack: ExitStack) -> StepMount:
         """The secret as a file mount; it is removed with ``stack``."""
-        self._root.ensure()
         folder = self._root.run_dir / f"secret-{os.getpid()}-{secrets.token_hex(8)}"
-        folder.mkdir(mode=0o700)
+        while not folder.exists():
+            self._root.ensure()
+            with contextlib.suppress(FileNotFoundError):  # somebody cleared the unused run folder in this instant
+                folder.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         path = folder / "value"
         mode = spec.mode if spec.mode is not None else stat.S_IRUSR

@@ -6,6 +6,7 @@ reboot, and what holds values that no disk may see, lies on tmpfs under :attr:`R
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -61,14 +62,13 @@ class Root:
         try:
             _make(self.path, 0o711)
             _make(self.run_dir.parent, 0o711)
-            _make(self.run_dir, 0o700)
+            info = _present(self.run_dir, 0o700)
         except OSError as error:
             raise BayplanError(
                 "root-unusable",
                 f"the root {self.path} cannot be used: {error.strerror}",
                 hint="run as root, or give another folder with --root or BAYPLAN_ROOT",
             ) from error
-        info = self.run_dir.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_mode & 0o077 or info.st_uid != os.geteuid():
             # Bundles with secrets lie here; a folder that somebody else prepared must not get them.
             raise BayplanError(
@@ -86,3 +86,11 @@ def _make(folder: Path, mode: int) -> None:
             raise
     else:
         folder.chmod(mode)
+
+
+def _present(folder: Path, mode: int) -> os.stat_result:
+    """A folder made as :func:`_make` does, and what it is; somebody may be clearing it, unused as it is, meanwhile."""
+    while True:
+        _make(folder, mode)
+        with contextlib.suppress(FileNotFoundError):
+            return folder.lstat()

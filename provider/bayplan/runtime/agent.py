@@ -25,14 +25,16 @@ from bayplan.oci.root import Root
 from bayplan.runtime import health, logs, transitions
 from bayplan.runtime.container import Container, State
 from bayplan.runtime.containers import Runtime
-from bayplan.runtime.kernel import boot_id
+from bayplan.runtime.kernel import Process, boot_id
 from bayplan.runtime.record import Phase
 from bayplan.runtime.restarting import at_boot
+from bayplan.runtime.rundir import locked_file
 
 _TICK = 1.0  # seconds between looks at the root
 _RECOVER_EVERY = 30.0
 _ROTATE_EVERY = 10.0
 _CHECKERS = 8
+_LOCK_WAIT = 0.5  # seconds: who clears an unused run folder holds the agent's lock for an instant
 
 #: Told what the agent does, a line each.
 Report = Callable[[str], None]
@@ -52,7 +54,8 @@ def agent_running(root: Root) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.pread(descriptor, 32, 0).decode("ascii").strip()
-        return int(text) if text.isdigit() else None
+        # Who clears an unused run folder holds the file for an instant, too.
+        return int(text) if text.isdigit() and Process.of(int(text)) is not None else None
     finally:
         os.close(descriptor)
     return None
@@ -60,15 +63,14 @@ def agent_running(root: Root) -> int | None:
 
 @contextlib.contextmanager
 def _only_one(root: Root) -> Iterator[None]:
-    root.ensure()
-    descriptor = os.open(_lock_path(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    deadline = time.monotonic() + _LOCK_WAIT
+    while (descriptor := locked_file(_lock_path(root), root.ensure, wait=False)) is None:
+        if time.monotonic() >= deadline:
             raise BayplanError(
                 "agent-running", f"the root {root.path} has an agent already (process {agent_running(root)})"
-            ) from None
+            )
+        time.sleep(0.01)
+    try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -8,7 +8,6 @@ under a lock, so that nothing of it remains.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from bayplan.runtime.kernel import MS_NODEV, MS_NOSUID, mount, mounts_below, on_tmpfs, unmount
 from bayplan.runtime.record import Files, RootPlace
+from bayplan.runtime.rundir import locked_file, make_run
 
 _RUNTIME = ".runtime"
 
@@ -23,10 +23,9 @@ _RUNTIME = ".runtime"
 @contextlib.contextmanager
 def _locked(root: RootPlace) -> Iterator[Path]:
     run = root.run_dir
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(run / ".live.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = locked_file(run / ".live.lock", lambda: make_run(root))
+    assert descriptor is not None, "it was waited for"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield run / "live"
     finally:
         os.close(descriptor)

@@ -22,6 +22,7 @@ from bayplan.runtime import cgroup, handover, steps, transitions
 from bayplan.runtime.kernel import boot_id
 from bayplan.runtime.live import close_live, drop_live
 from bayplan.runtime.record import Files, Phase, Status
+from bayplan.runtime.rundir import clear_run
 
 if TYPE_CHECKING:
     from bayplan.runtime.containers import Runtime
@@ -47,6 +48,7 @@ def recover(runtime: Runtime) -> Recovered:
         lines.extend(f"container {name}: {what}" for what in _mend(runtime, files))
     lines.extend(_strangers(runtime))
     runtime.volumes.tidy()
+    clear_run(runtime.root)
     return Recovered(tuple(lines))
 
 

@@ -42,6 +42,7 @@ from bayplan.runtime.ociruntime import (
 from bayplan.runtime.prepare import masked_paths, write_config
 from bayplan.runtime.record import Files, RootPlace, write_json
 from bayplan.runtime.rootfs import Overlay, find_user, make_working_directory, mount_overlay
+from bayplan.runtime.rundir import clear_run
 from bayplan.runtime.seccomp import default_filter
 from bayplan.runtime.volumes import copy_tree
 
@@ -73,11 +74,12 @@ class OciStepRunner:
         self.close()
 
     def close(self) -> None:
-        """Give back the network namespace. Idempotent."""
+        """Give back the network namespace, and the run folder when nothing else is in it. Idempotent."""
         with self._guard:
             if self._network is not None:
                 self._network.close()
                 self._network = None
+        clear_run(self._root)
 
     def run(self, step: Step, output: Callable[[bytes], None]) -> int:
         """Run ``step`` to its end; its exit code (128 + n after signal n).

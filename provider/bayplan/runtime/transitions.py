@@ -29,6 +29,7 @@ from bayplan.runtime.live import close_live
 from bayplan.runtime.ociruntime import CLEAN_ENV, OciRuntime
 from bayplan.runtime.record import Files, Phase, RootPlace, Status, read_json
 from bayplan.runtime.restarting import Decision, decide
+from bayplan.runtime.rundir import clear_run
 from bayplan.runtime.spec import RestartPolicy
 
 #: Exit code of a container whose end nobody saw (power loss, a killed monitor); Docker's choice too.
@@ -154,6 +155,7 @@ def release(root: RootPlace, files: Files, runtime: OciRuntime) -> None:
     Networks(root).detach(files.id)
     forget(runtime, files.id)
     close_live(root, files)
+    clear_run(root)
 
 
 def finish(root: RootPlace, files: Files, runtime: OciRuntime, status: Status) -> Status:

@@ -6,26 +6,28 @@
 - ``RUN/subnets.json`` and ``RUN/ports.json``'s locks beside every root's run_dir: what is shared by all roots of the
   machine (:func:`machine_lock`).
 
-Locks are flock on files that stay: they die with their process. Waiting for one is bounded, and the error names nobody
-because a holder that lives ends within milliseconds. Order: a root's lock first, then a machine's lock.
+Locks are flock on files: they die with their process, and go with the folder of an unused root
+(:mod:`bayplan.runtime.rundir`). Waiting for one is bounded, and the error names nobody because a holder that lives ends
+within milliseconds. Order: a root's lock first, then a machine's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bayplan.errors import BayplanError
+from bayplan.runtime.rundir import locked_file, make_run
 
 from .model import Network, RootDir, State
 
 _WAIT = 60.0  # seconds
+_TRIES = 100
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,126}\Z")
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,126}\Z")
 _RESERVED = frozenset({"host", "none", "default", "container"})
@@ -50,24 +52,20 @@ def check_container_id(container_id: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` (made when missing) exclusively; raises ``network-lock`` when it stays taken for a minute."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+def locked(path: Path, make: Callable[[], object]) -> Iterator[None]:
+    """Hold ``path`` (made when missing, in the folders that ``make()`` makes) exclusively; raises ``network-lock`` when it
+    stays taken for a minute."""
+    deadline, pause = time.monotonic() + _WAIT, 0.0005
+    while (descriptor := locked_file(path, make, wait=False)) is None:
+        if time.monotonic() > deadline:
+            raise BayplanError(
+                "network-lock",
+                f"another process has held {path} for {_WAIT:.0f} s",
+                hint=f"`fuser {path}` names it",
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
     try:
-        deadline, pause = time.monotonic() + _WAIT, 0.0005
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BayplanError(
-                        "network-lock",
-                        f"another process has held {path} for {_WAIT:.0f} s",
-                        hint=f"`fuser {path}` names it",
-                    ) from None
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
         yield
     finally:
         os.close(descriptor)
@@ -75,7 +73,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def machine_lock(root: RootDir, what: str) -> contextlib.AbstractContextManager[None]:
     """The lock ``what`` that all roots of this machine share (``/run/bayplan/WHAT.lock``)."""
-    return locked(root.run_dir.parent / f"{what}.lock")
+    return locked(
+        root.run_dir.parent / f"{what}.lock", lambda: root.run_dir.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    )
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
@@ -118,17 +118,18 @@ class Records:
     @contextlib.contextmanager
     def lock(self) -> Iterator[State]:
         """The root's lock, with the state as it stands under it."""
-        self._make_folders()
-        with locked(self.run / "lock"):
+        with locked(self.run / "lock", self._make_folders):
             yield self.load()
 
     def _make_folders(self) -> None:
         if self.namespaces.is_dir():
             return
-        # The modes that Root.ensure gives them, whoever is first.
-        self.root.run_dir.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for folder in (self.root.run_dir, self.run, self.names, self.namespaces):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        for _ in range(_TRIES):
+            make_run(self.root)
+            with contextlib.suppress(FileNotFoundError):  # somebody cleared the unused folder in this instant
+                for folder in (self.run, self.names, self.namespaces):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                return
 
     def load(self) -> State:
         """The state without the lock: for those who only look (a rename makes it whole at any time)."""
