@@ -21,6 +21,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
+from bayplan.runtime.rundir import clear_run
 from bayplan.runtime.spec import Attachment, Port
 
 from . import addresses, names, ports, ruleset, subnets
@@ -377,20 +378,24 @@ class Networks:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[State]:
-        """The lock, and the state after whatever a dead process left has been finished or undone."""
-        with self._records.lock() as state:
-            left = [record for record in state.records.values() if record.phase is not Phase.READY]
-            for record in left:
-                self._kernel.unplug(record, at_once=True)
-                del state.records[record.id]
-            if left or state.pending:
-                self._kernel.prune(state, everything=True)
-                if state.records:
-                    # The name server's files may be right already, and the signal to read them never sent.
-                    self._finish(state, tell=True)
-                else:
-                    self._teardown(state)
-            yield state
+        """The lock, and the state after whatever a dead process left has been finished or undone. When nothing of the root
+        is in use after it, its run folder goes."""
+        try:
+            with self._records.lock() as state:
+                left = [record for record in state.records.values() if record.phase is not Phase.READY]
+                for record in left:
+                    self._kernel.unplug(record, at_once=True)
+                    del state.records[record.id]
+                if left or state.pending:
+                    self._kernel.prune(state, everything=True)
+                    if state.records:
+                        # The name server's files may be right already, and the signal to read them never sent.
+                        self._finish(state, tell=True)
+                    else:
+                        self._teardown(state)
+                yield state
+        finally:
+            clear_run(self._root)
 
     def _finish(self, state: State, *, tell: bool = False) -> None:
         """Table, accepts and names from the records, and the end of whatever was pending."""
