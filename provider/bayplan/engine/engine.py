@@ -45,7 +45,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan and what it was made from; ``seen_run`` is the newest run of the state at that time."""
+    """A plan and what it was made from; ``seen_run`` is the newest run of the state at that time, -1 where it was not over
+    yet: then the look may have been taken in the middle of it."""
 
     plan: Plan
     definitions: Definitions
@@ -171,7 +172,7 @@ class Engine:
         """The exact plan. Reads only. Raises BayplanErrors for what the planner refuses (``prevent_destroy``)."""
         self._declare(definitions)
         state = self.state(definitions.stack)
-        latest = state.latest_run()
+        latest = -1 if state.interrupted() else state.latest_run()
         rows = state.recorded()
         state.close()
         places = self._places_of(definitions, rows)
@@ -296,16 +297,15 @@ class Engine:
         """Plan, lock, plan again if somebody else applied in between, apply: what ``apply --yes`` does."""
         planned = make()
         names = sorted({operation.place for operation in planned.plan.operations} | {self.home})
-        if planned.plan.empty:
+        if planned.plan.empty and planned.seen_run >= 0:
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
         with ExitStack() as held:
-            for lock in self._locks(planned.plan.stack, names, cancel):
-                held.enter_context(lock)
+            locks = [held.enter_context(lock) for lock in self._locks(planned.plan.stack, names, cancel)]
             state = self.state(planned.plan.stack)
             latest = state.latest_run()
             state.close()
             mended = [self.place(name).recover() for name in names]
-            if any(mended) or latest != planned.seen_run:
+            if any(mended) or latest != planned.seen_run or any(lock.waited for lock in locks):
                 planned = make()
             return planned, self.apply(planned, verb=verb, sink=sink, cancel=cancel)
 

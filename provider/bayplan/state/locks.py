@@ -26,7 +26,7 @@ class Lock:
 
     ``with Lock(path, what, timeout=60): ...`` waits up to ``timeout`` seconds and then raises BayplanError ``locked``
     naming the holder (its process id, command and since when); as soon as ``cancelled()`` says so, BayplanError
-    ``cancelled``.
+    ``cancelled``. ``waited`` tells afterwards that somebody else had it: what was seen before may not be so any more.
     """
 
     _held: dict[Path, tuple[int, int]] = {}  # noqa: RUF012  (path -> (descriptor, count), guarded by _guard)
@@ -39,6 +39,7 @@ class Lock:
         self.path = path
         self.what = what
         self.timeout = timeout
+        self.waited = False
 
     def __enter__(self) -> Lock:
         deadline = time.monotonic() + self.timeout
@@ -52,10 +53,7 @@ class Lock:
                 if found is not None:
                     self._held[self.path] = (found, 1)
                     return self
-            if self.cancelled():
-                raise BayplanError(
-                    "cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed"
-                )
+            self.waited = True
             if self.cancelled():
                 raise BayplanError(
                     "cancelled", f"stopped while waiting for the lock of {self.what}; nothing was changed"
