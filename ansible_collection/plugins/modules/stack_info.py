@@ -86,7 +86,7 @@ drift:
   elements: dict
   contains:
     address: {description: The resource., type: str, returned: always}
-    what: {description: What happened to it, in words., type: str, returned: always}
+    what: {description: What happened to it in words., type: str, returned: always}
     changes:
       description: The fields with their values before and after, those that may be secret masked.
       type: list
