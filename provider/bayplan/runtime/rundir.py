@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +108,7 @@ def _retire_network(net: Path) -> bool:
         busy = (net / "state.json").exists() or any((net / "ns").iterdir()) or any((net / "dns").iterdir())
         if busy or not is_file_of(lock, net / "lock"):
             return False
-        aside = net.with_name(f".net-{secrets.token_hex(4)}")
+        aside = net.with_name(f".net-{os.urandom(4).hex()}")
         net.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
     except FileNotFoundError:
