@@ -99,7 +99,8 @@ class Names:
     def _db(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None or self._local.process != os.getpid():  # SQLite's connections do not survive a fork
-            self._root.ensure()
+            if not self._path.exists():  # a look makes nothing
+                self._root.ensure()
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             db = sqlite3.connect(self._path, timeout=30, isolation_level=None)
             db.execute("PRAGMA journal_mode=WAL")
