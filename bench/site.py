@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.measure import Command
 
-_SCRIPT = "import sys; from bayplan.cli.main import main; sys.exit(main())"
+_SCRIPT = "import sys; from bayplan.cli.main import command; sys.exit(command())"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def link(
         found: dict[str, None] = dict.fromkeys(one.depends_on) if one.depends_on else {}
         open_: list[str] = []
         for name, value in one.properties.items():
-            if type(value) in SCALARS:
+            if type(value) in SCALARS or (type(value) is dict and SCALARS.issuperset(map(type, value.values()))):
                 continue
             refs = [ref.address for ref in references(value)]
             if refs:

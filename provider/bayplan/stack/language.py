@@ -17,7 +17,7 @@ a resource made for each of a hundred keys holds the same expressions a hundred 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 from bayplan.records import dataclass
@@ -25,18 +25,23 @@ from bayplan.records import dataclass
 #: Levels of calls and brackets in one another.
 _MAX_DEPTH = 32
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>-?[0-9]+(?:\.[0-9]+)?(?![A-Za-z0-9_-]))
-    | (?P<name>[A-Za-z0-9_][A-Za-z0-9_-]*)
-    | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'])*')
-    | (?P<mark>[.,()\[\]*}])
-    )""",
-    re.VERBOSE | re.ASCII | re.DOTALL,
-)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 _WORDS = {"true": True, "false": False, "null": None}
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    """Compiled where there is an expression: it costs more than all else that a plan without any does with this module."""
+    return re.compile(
+        r"""\s*(?:
+          (?P<number>-?[0-9]+(?:\.[0-9]+)?(?![A-Za-z0-9_-]))
+        | (?P<name>[A-Za-z0-9_][A-Za-z0-9_-]*)
+        | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'])*')
+        | (?P<mark>[.,()\[\]*}])
+        )""",
+        re.VERBOSE | re.ASCII | re.DOTALL,
+    )
 
 
 class ExpressionError(ValueError):
@@ -123,7 +128,7 @@ class _Parser:
 
     def advance(self) -> None:
         """The next token. Raises ExpressionError at the end of the text or at a character of no token."""
-        match = _TOKEN.match(self.text, self.at)
+        match = _token().match(self.text, self.at)
         if match is None:
             rest = self.text[self.at :].lstrip()
             offset = len(self.text) - len(rest)

@@ -47,14 +47,14 @@ class Repositories:
     def observe(self, stack: str) -> list[Observed]:
         found = survey(self._root, identity.STACK, stack, (identity.ADDRESS, identity.FIELDS, _FORCE, identity.ROLE))
         known: dict[str, tuple[dict[str, str], str]] = {}  # many repositories carry the same few tags
+        observed, current = self._observed, Role.CURRENT
         seen = []
         for name, uid, mutability, text, address, fields, force, aside in found:
             tags = known.get(text)
             if tags is None:
                 tags = known[text] = _tags(json.loads(text))
-            role = Role.ASIDE if aside else Role.CURRENT
-            recorded = written(fields or "{}")
-            seen.append(self._observed(name, uid, mutability, tags, address, recorded, force == "true", role))
+            role = Role.ASIDE if aside else current
+            seen.append(observed(name, uid, mutability, tags, address, written(fields or "{}"), force == "true", role))
         return seen
 
     def find(self, name: str) -> Observed | None:
