@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command() -> int:
-    """The whole process: :func:`main`, and an end that looks for no cycles."""
+    """The whole process: :func:`main`, and a beginning and an end that look for no cycles."""
+    gc.disable()
     code = main()
     gc.freeze()
     return code
@@ -97,6 +98,8 @@ def _run(arguments: list[str]) -> int:
     if entry.brief:
         # What it loads stays until it ends and holds no cycles: looking for them costs as much as a third of a plan.
         gc.disable()
+    else:
+        gc.enable()
     try:
         result: int = module.run(parsed)
     finally:
