@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from fake_world import PLACE, FakePlace, Fuse, FusedState, World
 
 from bayplan.engine import Applied, Definitions, Engine, Planned, Settings
+from bayplan.execute import walk
 from bayplan.plan.model import Role
 from bayplan.stack import load
 from bayplan.state import State
@@ -32,6 +35,13 @@ class CrashingEngine(Engine):
 
     def state(self, stack: str) -> State:
         return FusedState(self.settings.state, stack, self._fake_place.fuse)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Nothing is begun before what came before it has ended, so that the same run passes the same points."""
+    with patch.object(walk, "_BEGUN", 1):
+        yield
 
 
 @dataclass

@@ -42,14 +42,19 @@ class Fuse:
         self.only = only
         self.count = 0
         self.trail: list[str] = []
+        self.dead = False
 
     def point(self, name: str) -> None:
+        if self.dead:
+            raise Crash(f"dead before {name}")  # no thread of a dead process comes any further
         if not name.startswith(self.only):
             return
         self.count += 1
         self.trail.append(name)
         if self.count == self.at:
-            raise self.harm(name)
+            harm = self.harm(name)
+            self.dead = isinstance(harm, Crash)
+            raise harm
 
 
 def failing(name: str) -> BaseException:
@@ -305,10 +310,10 @@ class FakePlace:
         thing = Thing(
             kind=kind,
             name=name,
-            id=f"id{self.world.counter}",
+            id=f"id{self.world.counter:04}",
             stack=order.stack,
             address=order.operation.address,
-            uid=order.uid,
+            uid=f"{self.world.counter:016x}",  # not the order's: lives that begin alike shall go on alike
             inputs=dict(order.inputs),
             recorded=dict(order.fields),
             role=role,
@@ -377,7 +382,7 @@ class FakePlace:
         self._can_run(order)
         if operation.detail.get("stop_first"):
             return self._replace_stopped(order, old, name)
-        new = self._make(order, f"{name}.next-{order.uid}", Role.NEXT, "created")
+        new = self._make(order, f"{name}.next-{self.world.counter:016x}", Role.NEXT, "created")
         try:
             self.fuse.point(f"made next {name}")
             self._run(new, order, besides=old)
@@ -385,7 +390,7 @@ class FakePlace:
             del self.world.things[new.id]
             raise
         # The hand-over is one step on an embedded host: name, ports and roles together.
-        old.name, old.role = f"{old.name}.aside-{order.uid}", Role.ASIDE
+        old.name, old.role = f"{old.name}.aside-{new.uid}", Role.ASIDE
         old.inputs = {key: value for key, value in old.inputs.items() if key != "ports"}
         new.name, new.role = name, Role.CURRENT
         self.fuse.point(f"handed over {name}")
@@ -397,7 +402,7 @@ class FakePlace:
         was = (old.state, old.name, old.role)
         old.state = "exited"
         self.fuse.point(f"stopped {old.name}")
-        old.name, old.role = f"{name}.aside-{order.uid}", Role.ASIDE
+        old.name, old.role = f"{name}.aside-{old.uid}", Role.ASIDE
         self.fuse.point(f"set aside {name}")
         new: Thing | None = None
         try:
