@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan import kinds
-from bayplan.engine.definitions import Definitions, declared_tags, define, references, with_bases
+from bayplan.engine.definitions import Definitions, declared_tags, define, with_bases
 from bayplan.engine.look import bases_of, current, look
 from bayplan.engine.registries import home_of
+from bayplan.engine.sides import Sides, adopt
 from bayplan.errors import BayplanError
 from bayplan.execute.values import Redactor, holds_secret, resolve
-from bayplan.plan.model import Action, Desired, Observed, Plan, Recorded, Value, World
+from bayplan.plan.model import Action, Desired, Plan, Recorded, Value, World
 from bayplan.plan.planner import plan as make_plan
+from bayplan.records import dataclass
 from bayplan.stack import Stack
 from bayplan.state import Lock, State
 from bayplan.targets.model import Place
@@ -176,9 +178,9 @@ class Engine:
         rows = state.recorded()
         state.close()
         places = self._places_of(definitions, rows)
-        scope = {key: row for key, row in rows.items() if row.place in places}
-        desired, world = look(definitions, places, scope.values(), forecasts=not destroy)
-        recorded = _recorded(scope, world)
+        scope = rows.of(places)
+        desired, world = look(definitions, places, scope.imported(), forecasts=not destroy)
+        recorded = Sides(scope, world)
         secrets = definitions.secrets
 
         def digester(place: str) -> Callable[[Value], str]:
@@ -372,50 +374,6 @@ class Engine:
         if not died and not any(operation.action in freeing for operation in planned.plan.operations):
             return ""
         return "; ".join(filter(None, (self.place(name).sweep(planned.plan.stack) for name in names)))
-
-
-def adopt(found: Observed, wanted: Desired | None) -> Recorded:
-    """The row of an object that carries our identity: its labels are what was recorded."""
-    values = {} if wanted is None else {k: v for k, v in wanted.properties.items() if not holds_secret(v)}
-    plain = {name: value for name, value in values.items() if _is_plain(value)}
-    return Recorded(
-        address=found.address,
-        kind=found.kind,
-        place=found.place,
-        uid=found.uid,
-        id=found.id,
-        fields=dict(found.recorded),
-        values=plain,
-        outputs=dict(found.outputs),
-        depends_on=tuple({**dict.fromkeys(sorted(references(wanted.properties))), **wanted.depends_on})
-        if wanted
-        else (),
-    )
-
-
-def _is_plain(value: Value) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _recorded(rows: Mapping[tuple[str, str], Recorded], world: World) -> dict[str, Recorded]:
-    """The recorded side by address: an object's labels win over the row, which may be lost or behind."""
-    by_address = {row.address: row for row in rows.values()}
-    for address in world.objects:
-        found = current(world.objects, address)
-        row = by_address.get(address)
-        if found is None or (row is not None and row.uid == found.uid and row.fields == found.recorded):
-            continue
-        if not found.recorded:
-            continue
-        if row is None or row.uid != found.uid or row.place != found.place:
-            by_address[address] = replace(adopt(found, None), depends_on=row.depends_on if row else ())
-        elif row.fields != found.recorded:
-            by_address[address] = replace(row, fields=found.recorded)
-    return by_address
 
 
 def _who() -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from bayplan.engine.definitions import Definitions
-from bayplan.engine.engine import Engine, Planned, adopt
+from bayplan.engine.engine import Engine, Planned
 from bayplan.engine.look import current, look
+from bayplan.engine.sides import adopt
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.plan import containers
 from bayplan.plan.model import Action, Desired, Observed, Reason, Recorded, Value

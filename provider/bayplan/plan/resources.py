@@ -27,15 +27,14 @@ _NO_SCENE = Scene(None)
 def decide(board: Board, one: Desired) -> None:
     """Draft what ``one`` needs and note its decision, or that it stays."""
     objects = board.world.objects.get(one.address, ())
-    recorded = board.recorded.get(one.address)
     if len(objects) == 1 and objects[0].role is Role.CURRENT and objects[0].place == one.place:
         current: Observed | None = objects[0]
         scene = _NO_SCENE
     else:
-        scene = settle(objects, one, recorded)
+        scene = settle(objects, one, board.recorded.get(one.address))
         current = scene.current
     if current is None:
-        _create(board, one, scene, recorded)
+        _create(board, one, scene, board.recorded.get(one.address))
         return
     filled = board.filled(one)
     if (
@@ -47,7 +46,7 @@ def decide(board: Board, one: Desired) -> None:
         board.stays(one, current)  # the common case of a large plan, told without the means to tell a difference
         return
     marks = board.marks(one.kind)
-    sides = Sides(one, filled, current, recorded, marks, board.digest(one.place))
+    sides = Sides(one, filled, current, board.recorded.get(one.address), marks, board.digest(one.place))
     skip: tuple[str, ...] = ()
     # Whether a name was declared is asked only where it matters: positions in files are found when they are wanted.
     # A container that was set aside lost its name for that; anything else kept it.

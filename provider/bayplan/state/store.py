@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Recorded, Value
 from bayplan.plan.written import Written, written
+from bayplan.state.rows import Rows
 
 _VERSION = 1
 _SCHEMA = """
@@ -147,19 +148,24 @@ class State:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def recorded(self) -> dict[tuple[str, str], Recorded]:
-        """All recorded resources by (place, address), their maps still as they were written.
-
-        An absent file is an empty state and is not created.
-        """
+    def recorded(self) -> Rows:
+        """All recorded resources by (place, address). An absent file is an empty state and is not created."""
         if not self.exists:
-            return {}
+            return Rows({}, dict)
+        rows = self._connect().execute("SELECT place, address, uid, fields, imported FROM resources")
+        return Rows(
+            {(place, address): (uid, fields, imported) for place, address, uid, fields, imported in rows}, self._whole
+        )
+
+    def _whole(self) -> dict[tuple[str, str], Recorded]:
+        """The rows as they are, their maps still as they were written."""
+        closed = self._db is None
         rows = self._connect().execute(
             "SELECT place, address, kind, uid, id, fields, known, outputs, depends_on, imported FROM resources"
         )
         texts: dict[str, str] = {}
         one_text = texts.setdefault  # thousands of rows share a place and a kind
-        return {
+        whole = {
             (place, address): Recorded(
                 address,
                 one_text(kind, kind),
@@ -174,6 +180,9 @@ class State:
             )
             for place, address, kind, uid, id_, fields, known, outputs, depends_on, imported in rows
         }
+        if closed:
+            self.close()
+        return whole
 
     def outputs(self) -> dict[str, Value]:
         """The stack's outputs as the last apply left them (secret ones are masked by whoever wrote them)."""
