@@ -27,6 +27,8 @@ from fake_world import ACTIONS, Crash, FakePlace, Fuse, failing, lost
 from bayplan.engine import Definitions
 from bayplan.execute import walk
 
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("BAYPLAN_SOAK") else 120)
+
 SAMPLE = None if os.environ.get("BAYPLAN_SOAK") else 120  # pairs a scenario
 
 BASE: dict[str, Any] = {

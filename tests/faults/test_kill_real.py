@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from apply_site import Site, astray, busybox_context, eventually, free_port, get, root_with_box
 from runtime_world import World
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3600 if os.environ.get("BAYPLAN_SOAK") else 240)]
 
 KILLS = 200 if os.environ.get("BAYPLAN_SOAK") else 20
 DOCKERFILE = """FROM scratch

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -264,7 +265,7 @@ class Life(RuleBasedStateMachine):
         self.strangers_are_as_they_were()
 
 
-TestLife = Life.TestCase
+TestLife = pytest.mark.timeout(3600 if SOAK else 120)(Life.TestCase)
 TestLife.settings = settings(
     max_examples=600 if SOAK else 100,
     stateful_step_count=40 if SOAK else 20,
