@@ -68,7 +68,7 @@ def test_a_name_server_that_was_killed_comes_back(machine: Machine) -> None:
     assert "dns-silent" in [finding.code for finding in networks.diagnose()]
     networks.reconcile(["a"])
     assert "dns-silent" not in [finding.code for finding in networks.diagnose()]
-    assert machine.resolve("a", a.gateway, source=a.netns) == a.addresses["n"]
+    eventually(lambda: machine.resolve("a", a.gateway, source=a.netns), a.addresses["n"])
 
 
 def test_without_aardvark_a_network_with_names_is_refused_with_its_package(

@@ -275,7 +275,8 @@ def test_an_upper_folder_becomes_a_layer_that_says_what_is_gone(
     assert {name: one for name, one in found.items() if name != "."} == {
         n: one for n, one in expected.items() if n != "."
     }
-    assert pack_upper(store, out) == layer
+    # A whiteout on disk has no time of its own: what was unpacked a second later is another one's.
+    assert pack_upper(store, out, clamp=0) == pack_upper(store, upper, clamp=0)
 
 
 @pytest.mark.parametrize("first", ["whiteout", "folder"])
