@@ -254,9 +254,6 @@ class FakePlace:
     def resolve_image(self, name: str, pull_policy: str) -> str | None:
         return self.world.tags[name][1] if name in self.world.tags else None
 
-    def image_defaults(self, digest: str) -> Mapping[str, object]:
-        return {}
-
     def find(self, kind: str, name: str) -> Observed | None:
         return next((self._seen(t) for t in self.world.things.values() if t.kind == kind and t.name == name), None)
 
@@ -267,9 +264,6 @@ class FakePlace:
     def recover(self) -> bool:
         """Nothing lies below a plan's sight here."""
         return False
-
-    def stacks(self) -> Sequence[str]:
-        return sorted({thing.stack for thing in self.world.things.values()})
 
     def sweep(self, stack: str) -> str:
         return ""

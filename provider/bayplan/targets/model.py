@@ -69,10 +69,6 @@ class Place(Target, Protocol):
         """
         ...
 
-    def image_defaults(self, digest: str) -> Mapping[str, object]:
-        """Container properties as the image sets them: what a container has that declares nothing."""
-        ...
-
     def find(self, kind: str, name: str) -> Observed | None:
         """The object of this name whoever made it, for ``import``; its address is empty."""
         ...
@@ -86,10 +82,6 @@ class Place(Target, Protocol):
 
         True where there was something: a plan that was made before is made of what is not any more.
         """
-        ...
-
-    def stacks(self) -> Sequence[str]:
-        """Names of the stacks that have objects here."""
         ...
 
     def sweep(self, stack: str) -> str:

@@ -248,13 +248,6 @@ class EmbeddedPlace:
                 found = self._remotes.resolve(parsed)
         return None if found is None else str(found)
 
-    def image_defaults(self, digest: str) -> Mapping[str, object]:
-        from bayplan.oci.digest import Digest
-        from bayplan.oci.image import Image
-        from bayplan.targets.embedded.translate import defaults_of
-
-        return defaults_of(Image.load(self._store, Digest.parse(digest)).config, "")
-
     def find(self, kind: str, name: str) -> Observed | None:
         if not self._root.path.is_dir():
             return None
@@ -266,12 +259,6 @@ class EmbeddedPlace:
             "Repository": self._repositories.find,
         }
         return finders[kind](name)
-
-    def stacks(self) -> Sequence[str]:
-        from bayplan.targets.identity import STACK
-
-        labels = [one.labels for one in self._runtime.list()]
-        return sorted({found[STACK] for found in labels if STACK in found})
 
     def digest(self, value: Value) -> str:
         return self._key.digest(value)

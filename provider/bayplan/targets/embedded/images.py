@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayplan.errors import BayplanError, Where
+from bayplan.errors import BayplanError
 from bayplan.execute.port import Feedback, Order, Outcome, Stale
 from bayplan.oci.digest import Digest
 from bayplan.oci.image import Image
@@ -506,6 +506,3 @@ def _shown(path: Path) -> str:
 
 def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayplan"
-
-
-__all__ = ["Images", "Where", "build_spec", "own_name"]
