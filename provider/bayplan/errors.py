@@ -10,8 +10,9 @@ The module knows nothing of the rest of bayplan, so that every layer can raise i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from bayplan.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

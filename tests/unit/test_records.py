@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
-from dataclasses import field
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def test_equality_and_hash_go_by_the_fields_that_are_compared() -> None:
 def test_the_tools_of_dataclasses_work_on_them() -> None:
     one = Port(8080, labels={"a": "b"})
     assert dataclasses.replace(one, host=1) == Port(1, labels={"a": "b"})
+    assert replace(one, host=1) == Port(1, labels={"a": "b"})
     assert dataclasses.asdict(one) == {"host": 8080, "container": 80, "labels": {"a": "b"}, "seen": 0.0}
     assert repr(Checked(1)) == "Checked(port=1)"
     match Checked(1):
@@ -92,6 +96,73 @@ def test_fields_are_inherited_and_checks_run() -> None:
         Named(0)
 
 
-def test_other_wishes_are_refused() -> None:
-    with pytest.raises(TypeError, match="dataclasses"):
-        dataclass(frozen=False, slots=True)
+def test_the_constructor_is_itself_from_the_first_object_on() -> None:
+    assert inspect.signature(type(Checked(1)).__init__).parameters.keys() == {"self", "port"}
+    first = Named(port=1, name="a")
+    assert (first.port, first.name) == (1, "a")
+
+
+@dataclass(slots=True)
+class Counter:
+    count: int = 0
+    seen: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Open:
+    path: str
+    kept: str = "no"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    major: int
+    minor: int = 0
+
+
+def test_what_changes_is_compared_and_not_hashed() -> None:
+    one = Counter()
+    one.count += 1
+    one.seen.append(3)
+    assert one == Counter(1, [3])
+    assert Counter().seen == []
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    with pytest.raises(AttributeError):
+        one.other = 1  # type: ignore[attr-defined]
+
+
+def test_frozen_without_slots_has_room_for_what_is_cached() -> None:
+    one = Open("/a")
+    one.__dict__["known"] = 1
+    assert one == Open("/a", "no")
+    assert Open.kept == "no"
+    with pytest.raises(dataclasses.FrozenInstanceError, match="path"):
+        one.path = "/b"  # type: ignore[misc]
+
+
+def test_order_goes_by_the_fields() -> None:
+    assert sorted([Version(2), Version(1, 2), Version(1)]) == [Version(1), Version(1, 2), Version(2)]
+    assert Version(2) > Version(1)
+    assert Version(1) >= Version(1)
+    with pytest.raises(TypeError):
+        _ = Version(1) < Open("/a")  # type: ignore[operator]
+
+
+def test_a_default_that_all_objects_would_share_is_refused() -> None:
+    with pytest.raises(TypeError, match="share"):
+
+        @dataclass(frozen=True, slots=True)
+        class Wrong:
+            names: list[str] = []  # noqa: RUF012
+
+
+def test_defining_one_loads_nothing_of_dataclasses() -> None:
+    code = "import sys, bayplan.records; assert 'dataclasses' not in sys.modules and 'inspect' not in sys.modules"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("of", [Port, Checked, Named, Nothing, Counter, Open, Version])
+def test_dataclasses_sees_the_same_fields(of: Any) -> None:
+    assert dataclasses.is_dataclass(of)
+    assert [one.name for one in dataclasses.fields(of)] == [one.name for one in fields(of)]

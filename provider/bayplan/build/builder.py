@@ -114,7 +114,7 @@ class Builder:
         return entry is not None and (entry.layer is None or self._store.has(entry.layer.digest))
 
     def _explained(self, forecast: BuildForecast, prepared: _Prepared, key: str) -> BuildForecast:
-        from dataclasses import replace
+        from bayplan.records import replace
 
         before = self._cache.image(key or self._cache.last(prepared.lineage))
         if before is None:

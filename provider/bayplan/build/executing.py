@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -40,6 +39,7 @@ from bayplan.oci.image import Layer
 from bayplan.oci.layer import LayerWriter, pack_upper
 from bayplan.oci.store import Store
 from bayplan.oci.unpacked import Unpacked
+from bayplan.records import dataclass, field
 
 _TAIL = 16 * 1024  # bytes of a RUN's output that an error may show the end of
 _TAIL_LINES = 12

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import BinaryIO
 
 from bayplan.build import trees
@@ -26,7 +25,7 @@ from bayplan.build.steps import CopyStep, WorkdirStep
 from bayplan.build.trees import Kind, Node, Tree
 from bayplan.errors import BayplanError, Where
 from bayplan.oci import tar
-from bayplan.records import dataclass
+from bayplan.records import dataclass, replace
 
 _TYPES = {Kind.FILE: tar.REGULAR, Kind.DIRECTORY: tar.DIRECTORY, Kind.LINK: tar.SYMLINK}
 _KINDS = {tar.REGULAR: Kind.FILE, tar.HARDLINK: Kind.FILE, tar.DIRECTORY: Kind.DIRECTORY, tar.SYMLINK: Kind.LINK}

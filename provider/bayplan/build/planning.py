@@ -8,7 +8,6 @@ or a base that is not there does no harm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
 from typing import Any
 
 from bayplan.build.dockerfile import Dockerfile, model, parse_trigger
@@ -19,7 +18,7 @@ from bayplan.build.steps import CopyStep, Origin, RunStep, Step
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.oci.descriptor import Platform
 from bayplan.oci.image import Layer
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ class Planner:
             raise
 
     def _trigger(self, text: str, stage: model.Stage) -> model.Instruction:
-        from dataclasses import replace
+        from bayplan.records import replace
 
         instruction = parse_trigger(text, f"ONBUILD of {stage.start.image}")
         return replace(instruction, where=stage.start.where)

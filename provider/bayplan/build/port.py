@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ are declared. Two machines with the same inputs compute the same key, whatever t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import Where
 from bayplan.oci.digest import Digest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ stage was read (:mod:`bayplan.build.reading`) and costs nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
 from bayplan.build.dockerfile.model import Instruction
 from bayplan.build.dockerfile.mounts import MountSpec
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,7 +298,7 @@ def _health(arguments: argparse.Namespace, config: ImageConfig) -> Health | None
         return None
     if arguments.health_cmd is None and config.healthcheck is None:
         raise UsageError("usage", "the image has no health check: give one with --health-cmd")
-    from dataclasses import replace
+    from bayplan.records import replace
 
     base = health_of(config.healthcheck) if config.healthcheck is not None else Health(test=())
     test = base.test if arguments.health_cmd is None else ("CMD-SHELL", arguments.health_cmd)

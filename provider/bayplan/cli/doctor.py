@@ -12,14 +12,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayplan.cli import show
 from bayplan.cli.options import add_places, root_of
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import asdict, dataclass
 
 if TYPE_CHECKING:
     from bayplan.oci.root import Root

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bayplan import kinds
@@ -17,6 +16,7 @@ from bayplan.engine.registries import home_of, with_names
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.plan.model import Condition, Desired, Lifecycle, Value
+from bayplan.records import dataclass, field, replace
 from bayplan.stack import Resource, Stack
 from bayplan.stack.model import NO_LIFECYCLE
 from bayplan.stack.secrets import SecretOrigin, Secrets

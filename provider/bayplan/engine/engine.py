@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from bayplan.errors import BayplanError
 from bayplan.execute.values import Redactor, holds_secret, resolve
 from bayplan.plan.model import Action, Desired, Plan, Recorded, Value, World
 from bayplan.plan.planner import plan as make_plan
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field, replace
 from bayplan.stack import Stack
 from bayplan.state import Lock, State
 from bayplan.targets.model import Place

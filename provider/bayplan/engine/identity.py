@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from bayplan.engine.definitions import Definitions
@@ -12,7 +11,7 @@ from bayplan.engine.sides import adopt
 from bayplan.errors import BayplanError, Where, nearest
 from bayplan.plan import containers
 from bayplan.plan.model import Action, Desired, Observed, Reason, Recorded, Value
-from bayplan.records import dataclass
+from bayplan.records import dataclass, replace
 from bayplan.state import Lock
 
 

@@ -8,13 +8,13 @@ resolved to digests. Nothing here has an effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from bayplan.engine.definitions import Definitions, canonical, declared_tags, references, with_bases
 from bayplan.errors import BayplanError
 from bayplan.execute.values import holds_secret, resolve
 from bayplan.kinds.expressions import Template
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Role, Value, World
+from bayplan.records import replace
 from bayplan.targets.model import Place, Sight
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from bayplan.errors import BayplanError, BayplanErrors
 from bayplan.kinds.expressions import Ref, Template
 from bayplan.plan.model import Value
+from bayplan.records import replace
 from bayplan.stack import Resource, Stack
 
 #: What a Repository may declare where the first push makes it.

@@ -6,12 +6,12 @@ The labels win: the state may be lost or lag behind. Where both say the same, wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from bayplan.engine.definitions import references
 from bayplan.engine.look import current
 from bayplan.execute.values import holds_secret
 from bayplan.plan.model import Desired, Observed, Recorded, Value, World
+from bayplan.records import replace
 from bayplan.state.rows import Rows
 
 

@@ -8,12 +8,11 @@ the request went out). It never decides what to do next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Protocol
 
 from bayplan.errors import BayplanError
 from bayplan.plan.model import Operation, Value
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 #: The name of a thread that a cancelled operation left to itself; nobody may wait for it.
 TRANSFER = "bayplan-transfer"

@@ -19,13 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 
 from bayplan.errors import BayplanError
 from bayplan.execute.events import Event, Finished, Output, Progress, Report, Result, Sink, Started
 from bayplan.execute.port import Order, Outcome, OutcomeUnknown, Stale, Target
 from bayplan.execute.values import Redactor, SecretSource, holds_secret, resolve, without_secrets
 from bayplan.plan.model import Action, Operation, Plan, Recorded, Value
+from bayplan.records import dataclass, field, replace
 from bayplan.state.store import Ended, Phase, State
 
 #: Puts the declared properties of a kind in their canonical form (``kinds.normalise``).

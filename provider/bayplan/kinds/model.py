@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from bayplan.errors import BayplanError, nearest
 from bayplan.kinds.files import read_schema
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 #: In the order in which documents show them. One file in ``schemas/`` each.
 KIND_NAMES = ("Image", "Repository", "Container", "Network", "Volume")

@@ -11,7 +11,6 @@ is. Secrets are accepted below properties marked ``x-secret`` and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from bayplan.errors import BayplanError
@@ -21,7 +20,7 @@ from bayplan.kinds.model import json_types, load
 from bayplan.kinds.problem import Problem, did_you_mean, example_hint, type_word, types_words
 from bayplan.kinds.rules import compile_rule
 from bayplan.kinds.values import pattern, quoted
-from bayplan.records import dataclass
+from bayplan.records import dataclass, replace
 
 Found = list[Problem] | None
 Check = Callable[[Any], Found]

@@ -7,12 +7,11 @@ every shape is checked here, so that no reader behind has to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
 
 from bayplan.oci.descriptor import bad_manifest
 from bayplan.oci.digest import Digest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 _MOST = 10_000  # entries of any list or map
 

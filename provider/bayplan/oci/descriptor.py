@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 class MediaType:

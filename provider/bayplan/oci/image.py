@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
 
 from bayplan.errors import BayplanError
 from bayplan.oci.config import HealthConfig, ImageConfig
@@ -14,7 +13,7 @@ from bayplan.oci.descriptor import Descriptor, MediaType, Platform, bad_manifest
 from bayplan.oci.digest import Digest
 from bayplan.oci.manifest import Manifest, canonical_json, check_parts, load_json, parse_manifest, read_manifest
 from bayplan.oci.store import Store
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field, replace
 
 __all__ = ["HealthConfig", "Image", "ImageConfig", "Layer", "assemble", "canonical_json", "parse_manifest"]
 

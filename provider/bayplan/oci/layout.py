@@ -18,7 +18,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -33,6 +32,7 @@ from bayplan.oci.manifest import Index, Manifest, read_manifest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import MANIFEST_LIMIT, Store
 from bayplan.oci.tar import Buffered, Content, Entry, bad_archive
+from bayplan.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import Descriptor, MediaType, Platform, bad_manifest
 from bayplan.oci.digest import Digest
 from bayplan.oci.store import MANIFEST_LIMIT
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 _MOST = 10_000  # layers of a manifest, manifests of an index
 

@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
 
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS names(

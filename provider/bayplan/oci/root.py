@@ -10,11 +10,11 @@ import contextlib
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass
 
 _MACHINE = Path("/var/lib/bayplan")
 _RUN = Path("/run/bayplan")

@@ -16,10 +16,10 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from bayplan.errors import BayplanError
 from bayplan.oci.compression import Readable
+from bayplan.records import dataclass, field
 
 BLOCK = 512
 #: Bytes of all extended headers of one entry (or of all global ones): more is an attack.

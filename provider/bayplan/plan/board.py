@@ -8,7 +8,6 @@ tell. A resource that stays costs one entry in ``known`` and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from bayplan.errors import BayplanError, Where
 from bayplan.plan.diff import KindMarks, Marks
@@ -27,6 +26,7 @@ from bayplan.plan.model import (
 )
 from bayplan.plan.order import Draft
 from bayplan.plan.values import MISSING, STAYS, fill
+from bayplan.records import dataclass, field
 
 #: Kinds that are not started: nothing waits for their health.
 STILL = frozenset({"Image", "Network", "Volume", "Repository"})

@@ -8,7 +8,6 @@ neighbours, positions on a grid. It is deterministic (equal graphs give equal te
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -102,7 +101,7 @@ _TITLE = 28
 _SWEEPS = 4
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class _Spot:
     """A box, or the point where a long edge passes a column (``node`` is None)."""
 

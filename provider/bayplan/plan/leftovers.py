@@ -23,10 +23,9 @@ Objects in another place than the declared one are a move: they go when the new 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
 
 from bayplan.plan.model import Desired, Observed, Recorded, Role
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 LEFT = "left by an interrupted replacement"
 TWICE = "a second object under the same identity"

@@ -14,13 +14,12 @@ without loss (``plan/codec.py``), so that a saved plan is applied exactly as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from bayplan.errors import Where
 from bayplan.kinds.expressions import Ref, SecretRef, Template
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 __all__ = [
     "FOLLOWS",

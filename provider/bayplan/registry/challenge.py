@@ -11,11 +11,10 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 _SHORTEST = 60.0  # seconds: the specification's default life of a token
 _MARGIN = 0.5  # a token is fetched anew at half its life

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import MediaType
 from bayplan.oci.digest import Digest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.registry.faults import Fault, RegistryError
 
 MANIFEST_LIMIT = 4 << 20

@@ -21,12 +21,11 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 DOCKER_HUB = "docker.io"
 _HUB_KEY = "https://index.docker.io/v1/"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import field
 from http import HTTPStatus
 from typing import BinaryIO, Protocol
 from urllib.parse import parse_qsl
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 PIECE = 1 << 20  # bytes of a body that are handed over at once
 HELD = 2 * PIECE  # beyond this the peer is not read from until the consumer has caught up

@@ -13,12 +13,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import field
 from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
 from bayplan.oci.root import Root
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.registry.connection import Connection, Limits
 from bayplan.registry.distribution import Anonymous, Distribution
 from bayplan.registry.endpoint import is_loopback

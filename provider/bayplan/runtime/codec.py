@@ -7,9 +7,9 @@ out here and given back here, and what is done with them in between (:mod:`.host
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from bayplan.records import replace
 from bayplan.runtime.spec import Attachment, ContainerSpec, Health, Mount, Port, RestartPolicy
 
 _PLAIN = [

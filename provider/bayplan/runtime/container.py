@@ -7,11 +7,10 @@ it is right even after the machine, the monitor or the last command died.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, replace
 from bayplan.runtime import cgroup, conmon, transitions
 from bayplan.runtime.codec import spec_from, spec_json
 from bayplan.runtime.effective import Effective

@@ -10,10 +10,10 @@ from __future__ import annotations
 import socket
 from builtins import list as List  # noqa: N812  (the class has a method of that name)
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal
 
 from bayplan.errors import BayplanError
+from bayplan.records import replace
 from bayplan.runtime import cgroup, conmon, transitions
 from bayplan.runtime.codec import spec_from
 from bayplan.runtime.container import Container, load

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError, nearest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.runtime.codec import health_from, health_json
 from bayplan.runtime.spec import ContainerSpec, Health
 

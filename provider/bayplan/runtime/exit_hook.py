@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import dataclass, replace
 from bayplan.runtime import cgroup, transitions
 from bayplan.runtime.ociruntime import OciRuntime, runtime_for
 from bayplan.runtime.record import Files, Phase, Status, read_json

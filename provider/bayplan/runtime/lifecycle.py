@@ -11,11 +11,11 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import replace
 from bayplan.runtime import cgroup, conmon, logs, transitions
 from bayplan.runtime.codec import secrets_of, spec_from, spec_json
 from bayplan.runtime.connecting import Connecting

@@ -10,12 +10,11 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.runtime import bundle, cgroup
 from bayplan.runtime.capabilities import granted
 from bayplan.runtime.codec import spec_from, with_secrets

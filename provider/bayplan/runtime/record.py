@@ -24,13 +24,12 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import asdict, dataclass, field, replace
 from bayplan.runtime.kernel import Process
 
 

@@ -7,10 +7,9 @@ writes them, a stack or a command by hand, is not known here. Sizes are bytes, d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 class RestartPolicy(StrEnum):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from bayplan.errors import BayplanError
+from bayplan.records import replace
 from bayplan.runtime import bundle, cgroup
 from bayplan.runtime.codec import spec_from, spec_json
 from bayplan.runtime.definitions import Definitions

@@ -18,11 +18,10 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 
 from bayplan.errors import BayplanError
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.runtime.record import RootPlace, read_json, write_json
 
 _FORM = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")

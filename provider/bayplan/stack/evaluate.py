@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.stack.functions import FUNCTIONS, JOIN, FunctionError
 from bayplan.stack.language import Call, Every, Expression, ExpressionError, Literal, PathExpression, parse
 from bayplan.stack.scalars import BROKEN, Tree

@@ -9,12 +9,12 @@ files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bayplan import kinds
 from bayplan.errors import BayplanError, BayplanErrors
+from bayplan.records import replace
 from bayplan.stack.cache import Known, ParseCache, cache_folder
 from bayplan.stack.evaluate import Evaluation, Scope, Use
 from bayplan.stack.files import Gathering, default_files, read_source

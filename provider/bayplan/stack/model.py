@@ -8,13 +8,12 @@ only when it is asked, so that ten thousand valid ones cost nothing for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bayplan.errors import Where
 from bayplan.kinds.expressions import Ref
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.stack.secrets import Secrets
 from bayplan.stack.source import Source
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from bayplan.records import dataclass, field
 from bayplan.stack.reader import MAX_ALIASED, MAX_DEPTH
 from bayplan.stack.scalars import CORE_TAG, Tree, tagged
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from bayplan import kinds
 from bayplan.errors import BayplanError
 from bayplan.kinds.check import NAME
 from bayplan.kinds.expressions import Ref, SecretRef, Template
+from bayplan.records import replace
 from bayplan.stack.evaluate import Evaluation, Scope, Use, references
 from bayplan.stack.graph import missing
 from bayplan.stack.model import NO_DEPENDENCIES, NO_LIFECYCLE, Condition, Lifecycle, Resource

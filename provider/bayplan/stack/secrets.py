@@ -7,15 +7,13 @@ where it fails, because it may hold one. Sensitive variables are secrets too, un
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import field
 from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 #: Seconds that a command has to print its secret.
 COMMAND_TIMEOUT = 30.0
@@ -33,7 +31,7 @@ class SecretOrigin:
     folder: Path = Path("/")
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Secrets:
     """Secrets by name. ``given`` are values that are known already (sensitive variables), by their full names."""
 

@@ -7,10 +7,10 @@ an error that names the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 from bayplan import kinds
 from bayplan.errors import BayplanError
+from bayplan.records import dataclass, field, replace
 from bayplan.stack.scalars import Tree
 from bayplan.stack.shapes import error_of
 from bayplan.stack.source import Source

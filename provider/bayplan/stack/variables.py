@@ -8,15 +8,13 @@ declared type says how to read. The value of a ``sensitive`` variable never beco
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import SecretRef
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 from bayplan.stack.reader import read
 from bayplan.stack.scalars import BROKEN, Tree, plain
 from bayplan.stack.source import Source
@@ -63,7 +61,7 @@ class Variable:
         return ("variables", self.name)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Values:
     """The values of all variables: ``known`` by name (a SecretRef for a sensitive one), ``hidden`` by the secret's name."""
 

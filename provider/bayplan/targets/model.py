@@ -7,13 +7,12 @@ nothing: that is the planner's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from bayplan.execute.port import Target
 from bayplan.plan.model import Desired, Forecast, Observed, Recorded, Value
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 #: Says which digest an image name stands for, or None where only the apply will know (another resource makes it).
 #: Raises BayplanError ``image-not-found``.

@@ -9,10 +9,8 @@ Source of all rules: the Dockerfile reference of BuildKit (frontend/dockerfile/d
 
 from __future__ import annotations
 
-from dataclasses import field
-
 from bayplan.errors import Where
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

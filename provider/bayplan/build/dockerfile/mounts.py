@@ -188,7 +188,7 @@ def _number(key: str, text: str, radix: int) -> int:
 
 def at_target(spec: MountSpec, target: str) -> MountSpec:
     """The same mount with its target made absolute."""
-    from dataclasses import replace
+    from bayplan.records import replace
 
     cache_id = target if spec.type is MountType.CACHE and spec.cache_id == spec.target else spec.cache_id
     return replace(spec, target=target, cache_id=cache_id)

@@ -7,15 +7,13 @@ either; :mod:`.records` does.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Protocol
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field, replace
 from bayplan.runtime.spec import Port
 
 DEFAULT_NETWORK = "bridge"
@@ -194,7 +192,7 @@ def _port_json(port: Port) -> dict[str, Any]:
     return {"container": port.container, "host": port.host, "host_ip": port.host_ip, "protocol": port.protocol}
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class State:
     """All that stands in the kernel for one root. ``pending`` says that the table, the foreign accepts or the names may
     be behind the records; ``last`` is the address given out last, per network, so that a freed one rests for a while;

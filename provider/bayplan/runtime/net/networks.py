@@ -16,11 +16,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
+from bayplan.records import replace
 from bayplan.runtime.rundir import clear_run
 from bayplan.runtime.spec import Attachment, Port
 

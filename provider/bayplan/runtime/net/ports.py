@@ -15,10 +15,10 @@ import json
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from bayplan.errors import BayplanError
+from bayplan.records import replace
 from bayplan.runtime.spec import Port
 
 from . import listeners, nft

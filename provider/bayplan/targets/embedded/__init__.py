@@ -143,7 +143,7 @@ class EmbeddedPlace:
 
     def _imported(self, recorded: Sequence[Recorded], seen: set[str]) -> list[Observed]:
         """Objects that bear no identity of ours and are known from the state alone."""
-        from dataclasses import replace
+        from bayplan.records import replace
 
         found = []
         for row in recorded:
