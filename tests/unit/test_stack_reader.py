@@ -14,6 +14,7 @@ from bayplan.stack.positions import locate
 from bayplan.stack.reader import MAX_DEPTH, TooDeepError, TooManyAliasedError, read
 from bayplan.stack.scalars import plain
 from bayplan.stack.source import Source
+from bayplan.stack.syntax import explain
 
 # Printable without the separators that YAML and JSON treat differently, and without expressions.
 TEXTS = st.text(st.characters(max_codepoint=0x24F, exclude_categories=["Cc"], exclude_characters="$"), max_size=20)
@@ -109,6 +110,15 @@ def test_depth_is_bounded_before_the_stack_overflows() -> None:
     assert read(deepest).value is not None
     with pytest.raises(TooDeepError):
         read(b"[" * 100_000)
+
+
+def test_depth_beyond_the_parser_s_own_bound_is_told_on_its_line() -> None:
+    data = b"stack: shop\noutputs:\n  deep: " + b"[" * 2000
+    with pytest.raises(TooDeepError) as met:
+        read(data)
+    told = explain(Source("bayplan.yaml", Path("bayplan.yaml"), data), met.value)
+    assert told.code == "too-deep"
+    assert "bayplan.yaml:3:" in told.render()
 
 
 def test_a_key_given_twice_keeps_the_first_and_the_places_of_the_rest() -> None:

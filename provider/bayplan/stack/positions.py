@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bayplan.records import dataclass, field
-from bayplan.stack.reader import MAX_ALIASED, MAX_DEPTH
+from bayplan.stack.reader import LIBYAML_TOO_DEEP, MAX_ALIASED, MAX_DEPTH
 from bayplan.stack.scalars import CORE_TAG, Tree, tagged
 
 #: A path in a file: keys of maps, indexes of lists.
@@ -208,21 +208,33 @@ class _Locator:
         self.fault(event.start_mark, "unknown-tag", f"the tag {name} is not known here", hint)
 
 
+def _too_deep(mark: Any) -> Fault:
+    message = f"maps and lists stand in one another more than {MAX_DEPTH} deep"
+    return Fault("too-deep", message, mark.line + 1, mark.column + 1)
+
+
 def bound_fault(data: bytes, error: Exception) -> Fault:
     """The fault behind a bound that the reader met (TooDeepError, TooManyAliasedError, ManyDocumentsError), at its place."""
-    from yaml import events
+    from yaml import MarkedYAMLError, events
     from yaml._yaml import CParser
 
     following: Callable[[], Any] = CParser(data).get_event
     name = type(error).__name__
     depth, documents, last_alias = 0, 0, (1, 1)
-    while (event := following()) is not None:
+    while True:
+        try:
+            event = following()
+        except MarkedYAMLError as met:
+            if met.problem != LIBYAML_TOO_DEEP or met.problem_mark is None:
+                raise
+            return _too_deep(met.problem_mark)
+        if event is None:
+            break
         mark = event.start_mark
         if isinstance(event, events.CollectionStartEvent):
             depth += 1
             if name == "TooDeepError" and depth > MAX_DEPTH:
-                message = f"maps and lists stand in one another more than {MAX_DEPTH} deep"
-                return Fault("too-deep", message, mark.line + 1, mark.column + 1)
+                return _too_deep(mark)
         elif isinstance(event, events.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, events.DocumentStartEvent):

@@ -28,6 +28,8 @@ from bayplan.stack.scalars import BROKEN, CORE_TAG, Tree, plain, string, tagged
 MAX_BYTES = 64 << 20
 #: Levels of maps and lists in one another.
 MAX_DEPTH = 64
+#: libyaml's own bound (1,000, from 0.2.6 on) is met first where it reads ahead for the end of a key.
+LIBYAML_TOO_DEEP = "exceeded maximum nesting depth"
 #: Values that the aliases of one file may stand for, each counted with all that is in it.
 MAX_ALIASED = 100_000
 
@@ -84,8 +86,15 @@ def read(data: bytes) -> Reading:
     Raises yaml.YAMLError for broken syntax and TooDeepError, TooManyAliasedError or ManyDocumentsError where a bound is met;
     :func:`bayplan.stack.syntax.explain` turns each of them into the user's error.
     """
+    from yaml import MarkedYAMLError
+
     with collector_paused():
-        return _Builder(data).document()
+        try:
+            return _Builder(data).document()
+        except MarkedYAMLError as error:
+            if error.problem == LIBYAML_TOO_DEEP:
+                raise TooDeepError from error
+            raise
 
 
 class _Builder:
