@@ -2,8 +2,8 @@
 
 Every command defines a hundred of them before it does anything, and makes objects of a third. ``dataclasses`` compiles six
 functions for each, and its own import (with ``inspect``, ``ast``, ``dis``) takes longer than that of anything else here; both
-together come to a third of a start. Here a definition compiles nothing: the constructor is compiled when the first object
-is made, and the other methods are shared. And where ``dataclasses`` freezes by a detour in the constructor, this one
+together come to a third of a start. Here a definition compiles nothing: the constructor is compiled when many objects
+of a class are made, and the other methods are shared. And where ``dataclasses`` freezes by a detour in the constructor, this one
 fills the slots directly, so that ten thousand resources, each in three views, cost a plan no more than they have to.
 
 What a class promises is the same: compared, shown, hashed and ordered by its fields, frozen where it says so. ``field``,
@@ -26,6 +26,8 @@ class _Missing:
 
 
 _MISSING: Any = _Missing()
+#: So many objects of a class are made before its constructor is compiled, which costs as much as making thirty by hand.
+_BY_HAND = 16
 
 
 class _Field:
@@ -58,10 +60,8 @@ else:
         return one.__class__(**changes)
 
     def asdict(one):
-        """As ``dataclasses.asdict``: a deep copy in plain containers."""
-        import dataclasses
-
-        return dataclasses.asdict(one)
+        """As ``dataclasses.asdict``, but what is no record and no list, tuple or map is not copied."""
+        return _plain(one)
 
     def dataclass(cls=None, /, *, frozen=False, slots=False, order=False):
         """As ``dataclasses.dataclass``, with these three options."""
@@ -113,11 +113,36 @@ def _own_fields(cls: Any) -> list[_Field]:
 
 
 def _late(made: Any, frozen: bool, slots: bool) -> Any:
-    """The constructor until the first object is made, which compiles the real one."""
+    """The constructor of the first objects: it reads the fields each time, and has the real one compiled when there are many."""
+    found = made.__record_fields__
+    left = _BY_HAND
+    put = object.__setattr__
 
     def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807
-        made.__init__ = constructor = _constructor(made, frozen, slots)
-        constructor(self, *values, **named)
+        nonlocal left
+        left -= 1
+        if left < 0 or len(values) > len(found):
+            made.__init__ = constructor = _constructor(made, frozen, slots)
+            constructor(self, *values, **named)
+            return
+        for one, value in zip(found, values, strict=False):
+            put(self, one.name, value)
+        told = 0
+        for one in found[len(values) :]:
+            if one.name in named:
+                told += 1
+                put(self, one.name, named[one.name])
+            elif one.default is not _MISSING:
+                put(self, one.name, one.default)
+            elif one.default_factory is not _MISSING:
+                put(self, one.name, one.default_factory())
+            else:
+                told = -1
+                break
+        if told != len(named):
+            _constructor(made, frozen, slots)(self, *values, **named)  # which says what is missing or too much
+        if hasattr(self, "__post_init__"):
+            self.__post_init__()
 
     return __init__
 
@@ -149,6 +174,16 @@ def _constructor(made: Any, frozen: bool, slots: bool) -> Any:
     exec(f"def __init__({', '.join(parameters)}):\n" + "\n".join(lines or [" pass"]), around)  # noqa: S102  (names only)
     around["__init__"].__qualname__ = f"{made.__qualname__}.__init__"
     return around["__init__"]
+
+
+def _plain(one: Any) -> Any:
+    if hasattr(one, "__record_fields__"):
+        return {known.name: _plain(getattr(one, known.name)) for known in one.__record_fields__}
+    if isinstance(one, list | tuple):
+        return type(one)(_plain(each) for each in one)
+    if isinstance(one, dict):
+        return {key: _plain(value) for key, value in one.items()}
+    return one
 
 
 class _Standard:

@@ -181,7 +181,8 @@ def _machine(tmp_path: Path) -> Iterator[Machine]:
     # On tmpfs, as the real one is.
     made = Machine(tmp_path, Path(tempfile.mkdtemp(prefix="bayplan-test-", dir="/run")), other)
     try:
-        namespaces.create(other).close()
+        namespaces.create(other)
+        namespaces.enter(other, lambda: run("ip", "link", "set", "lo", "up"))
         run("ip", "link", "set", "lo", "up")
         inside = ["nsenter", f"--net={other}", "ip"]
         run("ip", "link", "add", "eth0", "mtu", "1400", "type", "veth", "peer", "name", "far0", "mtu", "1400")

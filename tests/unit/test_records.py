@@ -96,10 +96,19 @@ def test_fields_are_inherited_and_checks_run() -> None:
         Named(0)
 
 
-def test_the_constructor_is_itself_from_the_first_object_on() -> None:
-    assert inspect.signature(type(Checked(1)).__init__).parameters.keys() == {"self", "port"}
-    first = Named(port=1, name="a")
-    assert (first.port, first.name) == (1, "a")
+def test_the_first_objects_are_made_as_all_that_follow() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Pair:
+        left: int
+        right: int = 2
+        more: list[int] = field(default_factory=list)
+
+    for number in range(40):
+        assert Pair(number) == Pair(left=number, right=2) == Pair(number, more=[])
+        for wrong in (lambda: Pair(), lambda: Pair(1, left=2), lambda: Pair(1, 2, [], 4), lambda: Pair(1, middle=3)):
+            with pytest.raises(TypeError, match=r"Pair\.__init__\(\)"):
+                wrong()
+    assert inspect.signature(Pair).parameters.keys() == {"left", "right", "more"}
 
 
 @dataclass(slots=True)

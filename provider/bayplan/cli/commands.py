@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from bayplan.records import dataclass
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A command: the module that has ``configure(parser)`` and ``run(arguments) -> int``, and its line of help.
 
     ``brief``: it reads, tells and ends, and is run without the collector of cycles.

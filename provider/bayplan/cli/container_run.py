@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("usage", "--json tells the id of a detached container: add --detach")
     _need_terminal(arguments, arguments.detach)
     runtime = runtime_of(arguments)
+    runtime.expect_start()
     id = _made(runtime, arguments)
     try:
         connection = runtime.start(id, attach=not arguments.detach)

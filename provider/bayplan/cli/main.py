@@ -8,6 +8,7 @@ flight and the process leaves with 130 or 143.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import os
@@ -64,6 +65,15 @@ def command() -> int:
     gc.disable()
     code = main()
     gc.freeze()
+    if len(sys._current_frames()) == 1:
+        # Nobody else is at work: what is still to be done at an end is done, and no module is taken apart first.
+        import atexit
+
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code
 
 

@@ -10,11 +10,37 @@ its tests and is not imported at run time.
 
 from __future__ import annotations
 
-from bayplan.kinds.canonical import equal, normalise
-from bayplan.kinds.check import COMMON, validate, validate_address, validate_common, validate_stack_section
-from bayplan.kinds.model import KIND_NAMES, Kind, Property, load, schema
-from bayplan.kinds.places import anchored, anchored_section
-from bayplan.kinds.problem import Problem
+from typing import TYPE_CHECKING
+
+from bayplan import rooms
+
+if TYPE_CHECKING:
+    from bayplan.kinds.canonical import equal, normalise
+    from bayplan.kinds.check import COMMON, validate, validate_address, validate_common, validate_stack_section
+    from bayplan.kinds.model import KIND_NAMES, Kind, Property, load, schema
+    from bayplan.kinds.places import anchored, anchored_section
+    from bayplan.kinds.problem import Problem
+
+__getattr__ = rooms.names(
+    __name__,
+    {
+        "COMMON": "check",
+        "KIND_NAMES": "model",
+        "Kind": "model",
+        "Problem": "problem",
+        "Property": "model",
+        "anchored": "places",
+        "anchored_section": "places",
+        "equal": "canonical",
+        "load": "model",
+        "normalise": "canonical",
+        "schema": "model",
+        "validate": "check",
+        "validate_address": "check",
+        "validate_common": "check",
+        "validate_stack_section": "check",
+    },
+)
 
 __all__ = [
     "COMMON",

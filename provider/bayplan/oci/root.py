@@ -7,9 +7,9 @@ reboot, and what holds values that no disk may see, lies on tmpfs under :attr:`R
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
+from _blake2 import blake2b  # hashlib has the same one, and loads OpenSSL first
 from functools import cached_property
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Root:
     @cached_property
     def hash(self) -> str:
         """Eight hexadecimal digits of the real path (BLAKE2b)."""
-        return hashlib.blake2b(os.path.realpath(self.path).encode(), digest_size=4).hexdigest()
+        return blake2b(os.path.realpath(self.path).encode(), digest_size=4).hexdigest()
 
     @cached_property
     def run_dir(self) -> Path:

@@ -19,7 +19,6 @@ import contextlib
 import fcntl
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +61,9 @@ class Unpacked:
 
         It is moved, or removed where the layer was unpacked before. For the upper folder that a layer was packed from.
         """
+
+        import shutil
+
         path = self.path(layer)
         self._store.ensure()
         with self._alone(layer):
@@ -135,6 +137,9 @@ class Unpacked:
     @contextlib.contextmanager
     def _draft(self, layer: Layer) -> Iterator[Path]:
         """A folder to unpack in; if it still lies there at the end, it goes."""
+
+        import shutil
+
         while True:
             draft = self._store.unpacking / f"{layer.diff_id.hex[:16]}-{os.urandom(6).hex()}"
             draft.mkdir(mode=0o711)

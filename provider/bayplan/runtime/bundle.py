@@ -8,10 +8,10 @@ result as text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bayplan.records import dataclass
+from bayplan.records import dataclass, field
 
 _MASKED = (
     "/proc/acpi",
@@ -130,6 +130,7 @@ class Bundle:
     devices: tuple[Device, ...] = ()
     masked: tuple[str, ...] = ()  # besides the fixed ones: what depends on the machine
     unified: bool = False  # cgroup v2
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     def process(self) -> dict[str, Any]:
         """OCI ``process``; an exec takes it too."""
@@ -170,6 +171,7 @@ class Bundle:
             linux["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
         return {
             "ociVersion": "1.0.2",
+            **({"annotations": dict(self.annotations)} if self.annotations else {}),
             "process": self.process(),
             "root": {"path": self.rootfs, "readonly": self.read_only},
             "hostname": self.hostname,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from bayplan.runtime.ociruntime import CGROUPS, cgroups_unified
 _NO_LIMIT = 1 << 60  # version 1 says "no limit" with a number near 2^63
 _KILL_TIMEOUT = 5.0
 _MAKE_TRIES = 50
+_AWAKE = 0.05  # seconds that the kernel is quick for after a move
+_woken = -_AWAKE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,34 @@ def folder(cgroup: str, controller: str, *, base: Path = CGROUPS, unified: bool 
     """The group's folder for a controller."""
     one = cgroups_unified() if unified is None else unified
     return base / cgroup.lstrip("/") if one else base / controller / cgroup.lstrip("/")
+
+
+def wake() -> None:
+    """Begin what the next move of a process between groups waits for.
+
+    The kernel lets a move wait for a grace period of all processors (``cgroup_threadgroup_rwsem``: 10 ms and more), and others
+    that follow soon go at once. A runtime's first act is such a move; so a thread moves this process to where it is,
+    while the rest of a start goes on. Without effect, and without harm where it is refused.
+    """
+    global _woken
+    if time.monotonic() - _woken < _AWAKE:
+        return
+    _woken = time.monotonic()
+    threading.Thread(target=_move_nowhere, name="bayplan-cgroup", daemon=True).start()
+
+
+def _move_nowhere() -> None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            group = CGROUPS / controllers.removeprefix("name=") / path.lstrip("/") / "cgroup.procs"
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(group, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(descriptor, b"0")
+                finally:
+                    os.close(descriptor)
+                return
 
 
 def stats(cgroup: str, *, base: Path = CGROUPS, unified: bool | None = None) -> Stats:

@@ -14,17 +14,19 @@ import errno
 import json
 import os
 import select
-import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
 from bayplan.records import dataclass
 from bayplan.runtime.kernel import Process
 from bayplan.runtime.ociruntime import CLEAN_ENV, OciRuntime, require, runtime_message
 from bayplan.runtime.record import Files
+
+if TYPE_CHECKING:
+    import socket
 
 _LAUNCH_TIMEOUT = 60.0
 #: Largest packet that conmon sends: a stream byte and its read buffer (STDIO_BUF_SIZE 8192).
@@ -46,9 +48,17 @@ def _clear(files: Files) -> None:
 
 
 def launch(
-    files: Files, runtime: OciRuntime, name: str, hook: Sequence[str], *, terminal: bool, stdin: bool
+    files: Files,
+    runtime: OciRuntime,
+    name: str,
+    hook: Sequence[str],
+    *,
+    terminal: bool,
+    stdin: bool,
+    at_work: Callable[[], None] | None = None,
 ) -> Launched:
-    """Create the container of ``files.live`` (its ``config.json``) under a conmon of its own.
+    """Create the container of ``files.live`` (its ``config.json``) under a conmon of its own; ``at_work`` is called when it
+    works on it.
 
     Raises BayplanError ``start-failed`` with the runtime's reason; nothing runs then, but the runtime may still know
     it.
@@ -66,7 +76,7 @@ def launch(
             *(["--terminal"] if terminal else []), *(["--stdin"] if stdin else []),
             "--exit-command", hook[0], *(f"--exit-command-arg={word}" for word in hook[1:]),
         ]  # fmt: skip
-        answer = _spawn(argv, files)
+        answer = _spawn(argv, files, at_work)
     if not answer or answer.get("data", -1) <= 0:
         reason = runtime_message(str(answer.get("message", "")) if answer else "")
         log = files.live / "runtime.log"
@@ -80,7 +90,7 @@ def launch(
     return Launched(init, monitor)
 
 
-def _spawn(argv: Sequence[str], files: Files) -> dict[str, Any] | None:
+def _spawn(argv: Sequence[str], files: Files, at_work: Callable[[], None] | None) -> dict[str, Any] | None:
     """Start conmon and read the one line that it answers; None when it said nothing."""
     sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
     start_read, start_write = os.pipe2(os.O_CLOEXEC)
@@ -101,6 +111,8 @@ def _spawn(argv: Sequence[str], files: Files) -> dict[str, Any] | None:
             os.close(sync_write)
             os.close(start_read)
         os.write(start_write, b"0")
+        if at_work is not None:
+            at_work()
         text = _read_line(sync_read, time.monotonic() + _LAUNCH_TIMEOUT)
         try:
             process.wait(timeout=_LAUNCH_TIMEOUT)  # it forks; the one that we started ends at once
@@ -161,6 +173,8 @@ def resize(files: Files, rows: int, columns: int) -> bool:
 
 def attach(files: Files) -> socket.socket:
     """A connection to the container's streams. Raises BayplanError ``not-running``."""
+    import socket
+
     folder = os.open(files.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:

@@ -7,7 +7,6 @@ hand-over, recovery, accounting (:mod:`.usage`). ``networks`` and ``volumes`` gi
 
 from __future__ import annotations
 
-import socket
 from builtins import list as List  # noqa: N812  (the class has a method of that name)
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Literal
@@ -23,6 +22,8 @@ from bayplan.runtime.record import gone, read_json
 from bayplan.runtime.spec import ContainerSpec, RestartPolicy
 
 if TYPE_CHECKING:
+    import socket
+
     from bayplan.runtime.health import HealthReport
     from bayplan.runtime.logs import LogLine
     from bayplan.runtime.recovery import Recovered

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -95,7 +93,7 @@ class Definitions:
     @contextlib.contextmanager
     def entering(self) -> Iterator[Files]:
         """A new folder, locked by us until the block ends; it is removed again when the block raises."""
-        files = self.files(secrets.token_hex(_ID_BYTES))
+        files = self.files(os.urandom(_ID_BYTES).hex())
         with self._gate(".creating", fcntl.LOCK_SH):
             files.directory.mkdir(mode=0o711)
             descriptor = os.open(files.lock_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -103,6 +101,8 @@ class Definitions:
         try:
             yield files
         except BaseException:
+            import shutil
+
             shutil.rmtree(files.directory, ignore_errors=True)
             raise
         finally:
@@ -114,15 +114,21 @@ class Definitions:
 
     def discard(self, files: Files) -> None:
         """Take the folder out of the set and delete it. Lock held."""
+
+        import shutil
+
         trash = self.folder / ".trash"
         trash.mkdir(exist_ok=True, mode=0o700)
-        aside = trash / f"{files.id}-{secrets.token_hex(4)}"
+        aside = trash / f"{files.id}-{os.urandom(4).hex()}"
         with contextlib.suppress(FileNotFoundError):
             files.directory.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def clear_debris(self) -> list[str]:
         """Remove folders of creations that died, and the trash. Returns the ids."""
+
+        import shutil
+
         cleared = []
         for id in self.ids():
             files = self.files(id)

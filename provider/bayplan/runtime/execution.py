@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ def execute(
     """Run ``argv`` to its end; its exit code (128 + n after signal n). See :meth:`.containers.Runtime.exec`."""
     if not argv:
         raise BayplanError("exec-failed", "there is no command to run")
-    stem = f"exec-{secrets.token_hex(8)}"
+    stem = f"exec-{os.urandom(8).hex()}"
     described, pidfile, log = (files.live / f"{stem}.{part}" for part in ("json", "pid", "log"))
     try:
         _write(described, _process(files, argv, env=env, user=user, working_dir=working_dir, tty=tty))

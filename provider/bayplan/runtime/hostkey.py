@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import os
-import secrets
 from pathlib import Path
 
 from bayplan.errors import BayplanError
@@ -36,10 +35,10 @@ def key_path() -> Path:
 def _make(path: Path) -> None:
     """Write a new key so that it appears whole or not at all; the first of several writers wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, secrets.token_bytes(_KEY_BYTES))
+        os.write(descriptor, os.urandom(_KEY_BYTES))
         os.fsync(descriptor)
         os.link(draft, path)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,7 +85,7 @@ def seal(value: str, bound_to: str) -> str:
     """``value`` encrypted for this host, as base64 text. ``bound_to`` must be given again to open it."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    nonce = secrets.token_bytes(_NONCE_BYTES)
+    nonce = os.urandom(_NONCE_BYTES)
     sealed = AESGCM(load_key(create=True)).encrypt(nonce, value.encode(), bound_to.encode())
     return base64.b64encode(nonce + sealed).decode("ascii")
 

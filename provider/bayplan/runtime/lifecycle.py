@@ -8,7 +8,6 @@ in memory from one call to the next, so any number of processes may use one root
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,8 @@ from bayplan.runtime.spec import ContainerSpec
 from bayplan.runtime.volumes import Volumes
 
 if TYPE_CHECKING:
+    import socket
+
     from bayplan.oci.image import Image
     from bayplan.oci.root import Root
     from bayplan.runtime.net import Networks
@@ -206,6 +207,10 @@ class Lifecycle:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
+    def expect_start(self) -> None:
+        """A start comes soon: begin what it would wait for (:func:`.cgroup.wake`). The earlier, the better; no duty."""
+        cgroup.wake()
+
     def start(self, reference: str, *, attach: bool = False) -> socket.socket | None:
         """Start a container; one that runs is left as it is. With ``attach``: a connection to its streams, from the
         first byte on (:func:`.conmon.attach` says what it speaks).
@@ -214,6 +219,7 @@ class Lifecycle:
         it was before.
         """
         files = self.definitions.find(reference)
+        self.expect_start()
         with files.locked():
             status = self.mended(files)
             if transitions.running(status):
@@ -251,8 +257,11 @@ class Lifecycle:
             if spec.network_mode == "bridge":
                 publish = not definition.get("succeeds")
                 network = Connecting(self.root, files, spec, self.definitions.attaching, publish=publish)
-            made = prepare(self.root, files, definition, self._lower(spec.image), network)
-            launched = transitions.launch(self.root, files, runtime, definition, starting)
+            made = prepare(self.root, files, runtime, definition, self._lower(spec.image), network)
+            at_work = network.go_on if network is not None else None
+            launched = transitions.launch(self.root, files, runtime, definition, starting, at_work=at_work)
+            if made.program is not None:
+                made.program.keep(runtime, files.id)
             if attach:
                 connection = conmon.attach(files)
             connected = made.connect()
@@ -260,8 +269,11 @@ class Lifecycle:
             launched = files.change_status(launched, addresses=connected.addresses, ports=connected.ports)
             transitions.go(files, runtime, launched)
         except BaseException as error:
+            told = error
             if network is not None:
                 network.settle()
+                if isinstance(error, BayplanError) and network.error is not None:
+                    told = network.error  # the runtime misses the namespace of an attachment that failed
             if connection is not None:
                 connection.close()
             failed = files.status()
@@ -270,11 +282,13 @@ class Lifecycle:
             self._end_helpers(failed)
             transitions.kill_helpers(files.id)
             transitions.release(self.root, files, runtime)
-            message = error.message if isinstance(error, BayplanError) else ""
+            message = told.message if isinstance(told, BayplanError) else ""
             phase = Phase.EXITED if before.finished_at else Phase.CREATED
             files.change_status(
                 before, phase=phase, run=starting.run, init=None, monitor=None, hook=None, restart_at=0.0, error=message
             )
+            if told is not error:
+                raise told from error
             raise
         return connection
 

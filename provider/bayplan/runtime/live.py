@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +46,9 @@ def open_live(root: RootPlace, files: Files) -> None:
 
 def close_live(root: RootPlace, files: Files) -> None:
     """Remove the container's live folder with every mount in it; with the last one the tmpfs too. Idempotent."""
+
+    import shutil
+
     if files.live.exists():
         unmount(files.rootfs)
         if files.rootfs.exists() and os.path.ismount(files.rootfs):
@@ -59,6 +61,9 @@ def close_live(root: RootPlace, files: Files) -> None:
 
 def drop_live(root: RootPlace) -> bool:
     """Unmount and remove ``live`` when no container is in it; True when it is gone."""
+
+    import shutil
+
     with _locked(root) as live:
         if not live.exists():
             return True

@@ -12,7 +12,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bayplan.records import dataclass
@@ -36,6 +35,8 @@ class LogLine:
     @property
     def timestamp(self) -> float:
         """Seconds since 1970."""
+        from datetime import UTC, datetime
+
         return datetime.fromisoformat(_FRACTION.sub(r".\1", self.time)).astimezone(UTC).timestamp()
 
 

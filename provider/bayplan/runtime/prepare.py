@@ -18,10 +18,11 @@ from bayplan.records import dataclass, field
 from bayplan.runtime import bundle, cgroup
 from bayplan.runtime.capabilities import granted
 from bayplan.runtime.codec import spec_from, with_secrets
+from bayplan.runtime.compiled import Compiled, compiled
 from bayplan.runtime.connecting import Connecting
 from bayplan.runtime.effective import Effective, environment
 from bayplan.runtime.live import open_live
-from bayplan.runtime.ociruntime import cgroups_unified
+from bayplan.runtime.ociruntime import OciRuntime, cgroups_unified
 from bayplan.runtime.record import Files, RootPlace
 from bayplan.runtime.rootfs import Overlay, find_user, make_working_directory, resolve
 from bayplan.runtime.seccomp import default_filter
@@ -40,6 +41,7 @@ class Prepared:
 
     config: Mapping[str, Any]
     network: Connecting | None
+    program: Compiled | None
     _names: Callable[[Connected], None]
 
     def connect(self) -> Connected:
@@ -165,7 +167,12 @@ def _form(binding: bundle.Binding) -> str:
 
 
 def prepare(
-    root: RootPlace, files: Files, definition: Mapping[str, Any], lower: tuple[Path, ...], network: Connecting | None
+    root: RootPlace,
+    files: Files,
+    runtime: OciRuntime,
+    definition: Mapping[str, Any],
+    lower: tuple[Path, ...],
+    network: Connecting | None,
 ) -> Prepared:
     """Make the bundle in ``files.live``. Lock held; phase is ``starting``. Raises BayplanError for what the user can
     mend.
@@ -204,6 +211,8 @@ def prepare(
     for name in ("hosts", "hostname", "resolv.conf"):
         (files.live / name).touch(mode=0o644)
     caps = granted(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
+    seccomp = None if spec.privileged else default_filter(frozenset(caps))
+    program = compiled(root, runtime, seccomp)
     made = bundle.Bundle(
         argv=argv,
         env=environment(what.env, spec.env, hostname=hostname, tty=spec.tty),
@@ -213,7 +222,8 @@ def prepare(
         rootfs=str(files.rootfs),
         cgroup=files.cgroup,
         capabilities=caps,
-        seccomp=None if spec.privileged else default_filter(frozenset(caps)),
+        seccomp=seccomp,
+        annotations={} if program is None else program.annotations,
         network=str(network.netns()) if network is not None else "host" if spec.network_mode == "host" else "",
         bindings=tuple(bindings),
         limits=bundle.Limits(spec.memory, spec.cpus, spec.pids_limit, cgroup.accounts_swap()),
@@ -226,7 +236,7 @@ def prepare(
     )
     config = made.config()
     write_config(files, config)
-    return Prepared(config, network, lambda connected: _write_names(files, spec, hostname, connected))
+    return Prepared(config, network, program, lambda connected: _write_names(files, spec, hostname, connected))
 
 
 def write_config(files: Files, config: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -94,6 +93,13 @@ def mount_overlay(lower: Sequence[Path], upper: Path | None, work: Path | None, 
         mount("overlay", target, "overlay", 0, f"{text},{_OPTIONS}")
 
 
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """Where the parts of one root file system lie. ``points`` is where the layer of missing mount points is made."""
@@ -111,7 +117,7 @@ class Overlay:
         """
         self.target.mkdir(parents=True, exist_ok=True)
         below = self.points / "below"
-        shutil.rmtree(below, ignore_errors=True)
+        _clear(below)
         for path in (self.upper, self.work, below):
             _make_folder(path)
         _make_below(below, wanted)
@@ -123,7 +129,7 @@ class Overlay:
             if not missing:
                 return
             layer = self.points / "layer"
-            shutil.rmtree(layer, ignore_errors=True)
+            _clear(layer)
             layer.mkdir()
             self._make_points(layer, missing)
             unmount(self.target)

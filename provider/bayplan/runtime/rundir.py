@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +95,9 @@ def _unlink_both(run: Path) -> None:
 
 def _retire_network(net: Path) -> bool:
     """Remove the network's folder when it says nothing; True when there is none any more."""
+
+    import shutil
+
     try:
         lock = os.open(net / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import selectors
 import shutil
 import signal
@@ -28,6 +27,7 @@ from bayplan.build.port import Step, StepMount
 from bayplan.errors import BayplanError
 from bayplan.runtime import bundle, cgroup, transitions
 from bayplan.runtime.capabilities import granted
+from bayplan.runtime.compiled import compiled
 from bayplan.runtime.effective import DEFAULT_PATH
 from bayplan.runtime.kernel import Process, unmount
 from bayplan.runtime.live import close_live, open_live
@@ -88,19 +88,20 @@ class OciStepRunner:
         ``cancelled`` when it was killed because :attr:`Step.cancel` was set.
         """
         require_root()
-        files = Files.of(self._root, PREFIX + secrets.token_hex(8))
+        files = Files.of(self._root, PREFIX + os.urandom(8).hex())
         with self._guard:
             if self._runtime is None:
                 self._runtime = runtime_for(self._root)
+            runtime = self._runtime
         with contextlib.ExitStack() as stack:
             open_live(self._root, files)
             stack.callback(close_live, self._root, files)
             write_json(files.live / _HOLDER, _self_json())
             stack.callback(cgroup.drop_parent, files.cgroup)
-            self._prepare(step, files, stack)
-            return _execute(self._runtime, files, step, output)
+            self._prepare(step, files, runtime, stack)
+            return _execute(runtime, files, step, output)
 
-    def _prepare(self, step: Step, files: Files, stack: contextlib.ExitStack) -> None:
+    def _prepare(self, step: Step, files: Files, runtime: OciRuntime, stack: contextlib.ExitStack) -> None:
         bindings = [
             bundle.Binding("bind", f"/etc/{name}", str(files.live / name))
             for name in ("hosts", "hostname", "resolv.conf")
@@ -123,6 +124,8 @@ class OciStepRunner:
             path.chmod(0o644)
         caps = granted((), (), privileged=False)
         env = {"PATH": DEFAULT_PATH, **step.env}
+        seccomp = default_filter(frozenset(caps))
+        program = compiled(self._root, runtime, seccomp)
         made = bundle.Bundle(
             argv=tuple(step.argv),
             env=tuple(f"{name}={value}" for name, value in env.items()),
@@ -132,7 +135,8 @@ class OciStepRunner:
             rootfs=str(files.rootfs),
             cgroup=files.cgroup,
             capabilities=caps,
-            seccomp=default_filter(frozenset(caps)),
+            seccomp=seccomp,
+            annotations={} if program is None else program.annotations,
             network=network,
             bindings=tuple(bindings),
             masked=masked_paths(),
@@ -168,7 +172,7 @@ def _binding(mount: StepMount, step: Step, number: int, stack: contextlib.ExitSt
     if source is None or not source.exists():
         raise BayplanError("no-such-path", f"the source of the mount on {mount.target} does not exist")
     if mount.type == "bind" and not mount.read_only:
-        place = step.work.parent / f".mount-{number}-{secrets.token_hex(4)}"
+        place = step.work.parent / f".mount-{number}-{os.urandom(4).hex()}"
         stack.callback(shutil.rmtree, place, ignore_errors=True)
         place.mkdir()
         if source.is_file():

@@ -13,12 +13,11 @@ order of the steps is what makes them safe against a kill -9 at any instant:
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,17 @@ def hook_argv(root: RootPlace, id: str, run: int) -> list[str]:
     return [python, "-I", "-S", str(_HOOK), str(root.path), root.hash, str(root.run_dir), id, str(run)]
 
 
-def launch(root: RootPlace, files: Files, runtime: OciRuntime, definition: Mapping[str, Any], status: Status) -> Status:
+def launch(
+    root: RootPlace,
+    files: Files,
+    runtime: OciRuntime,
+    definition: Mapping[str, Any],
+    status: Status,
+    *,
+    at_work: Callable[[], None] | None = None,
+) -> Status:
     """Run the bundle that stands in ``files.live``. Lock held; ``status`` is in phase ``starting``, its ``run``
-    counted up.
+    counted up. ``at_work`` is called when the monitor works on it.
 
     Raises BayplanError ``start-failed``; what is left is the caller's to release.
     """
@@ -60,6 +67,7 @@ def launch(root: RootPlace, files: Files, runtime: OciRuntime, definition: Mappi
         hook_argv(root, files.id, status.run),
         terminal=spec["tty"],
         stdin=spec["open_stdin"],
+        at_work=at_work,
     )
     return files.change_status(status, init=launched.init, monitor=launched.monitor)
 
@@ -190,6 +198,9 @@ def forget(runtime: OciRuntime, id: str) -> None:
     That is all that its ``delete`` would do, without the process and its waiting; and it works for what it half made,
     too.
     """
+
+    import shutil
+
     shutil.rmtree(runtime.state / id, ignore_errors=True)
 
 

@@ -13,8 +13,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +46,9 @@ class Volumes:
         self, name: str, labels: Mapping[str, str] | None = None, *, anonymous: bool = False, exist_ok: bool = False
     ) -> Volume:
         """Make an empty volume, durably. Raises BayplanError ``bad-volume-name``, ``volume-exists``."""
+
+        import shutil
+
         if not _FORM.fullmatch(name):
             raise BayplanError(
                 "bad-volume-name",
@@ -55,7 +56,7 @@ class Volumes:
                 hint="letters, digits, '_', '.' and '-'; a letter or digit first",
             )
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        draft = self._folder / f".new-{secrets.token_hex(8)}"
+        draft = self._folder / f".new-{os.urandom(8).hex()}"
         draft.mkdir(mode=0o711)
         try:
             (draft / "_data").mkdir(mode=0o755)
@@ -112,6 +113,9 @@ class Volumes:
 
         Raises BayplanError ``no-such-volume``, ``volume-in-use``.
         """
+
+        import shutil
+
         if self.get(name) is None:
             raise unknown(name)
         if users.get(name):
@@ -120,13 +124,16 @@ class Volumes:
                 f"the volume {name} is used by {', '.join(sorted(users[name]))}",
                 hint="remove these first",
             )
-        aside = self._folder / f".old-{secrets.token_hex(8)}"
+        aside = self._folder / f".old-{os.urandom(8).hex()}"
         with contextlib.suppress(FileNotFoundError):
             (self._folder / name).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def tidy(self, *, age: float = 60.0) -> None:
         """Delete what makers and removers that died left behind (recovery)."""
+
+        import shutil
+
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._folder):
                 if entry.name.startswith(".old-") or (
@@ -145,6 +152,9 @@ class Volumes:
 
     def fill(self, name: str, source: Path) -> None:
         """Copy ``source`` (a directory of the image) into the volume when that is empty."""
+
+        import shutil
+
         data, mark = self._folder / name / "_data", self._folder / name / "filling"
         if any(os.scandir(data)) and not mark.exists():
             return
@@ -171,6 +181,9 @@ def copy_tree(source: Path, target: Path) -> None:
 
     ``target`` exists. Hard links inside the tree stay hard links; links are never followed.
     """
+
+    import shutil
+
     seen: dict[tuple[int, int], Path] = {}
 
     def attributes(original: Path, copy: Path, info: os.stat_result) -> None:

@@ -24,7 +24,7 @@ The contract (all in :class:`Networks`; every call is safe from any number of pr
       .get(name) -> Network | None
       .list(labels=None) -> list[Network]        # labels: all must be equal
       .ensure_default() -> Network       # the network "bridge"; as Docker's, it has no names
-      .attach(container_id, name, attachments, ports, *, publish=True, standing=None) -> NetState
+      .attach(container_id, name, attachments, ports, *, publish=True, ahead=None) -> NetState
       .detach(container_id)              # idempotent; frees namespace, addresses, ports, names
       .hand_over(old_id, new_id, name, aliases=()) -> NetState
       .rename(container_id, name)        # the name follows; not attached: nothing to do
@@ -56,9 +56,27 @@ IPv4 only for now: the interfaces of containers and our bridges have IPv6 switch
 
 from __future__ import annotations
 
-from .model import Finding, NetState, Network, Reconciled
-from .names import host_resolv_conf
-from .networks import Networks
-from .step import StepNetwork
+from typing import TYPE_CHECKING
+
+from bayplan import rooms
+
+if TYPE_CHECKING:
+    from .model import Finding, NetState, Network, Reconciled
+    from .names import host_resolv_conf
+    from .networks import Networks
+    from .step import StepNetwork
+
+__getattr__ = rooms.names(
+    __name__,
+    {
+        "Finding": "model",
+        "NetState": "model",
+        "Network": "model",
+        "Networks": "networks",
+        "Reconciled": "model",
+        "StepNetwork": "step",
+        "host_resolv_conf": "names",
+    },
+)
 
 __all__ = ["Finding", "NetState", "Network", "Networks", "Reconciled", "StepNetwork", "host_resolv_conf"]

@@ -7,8 +7,7 @@ error; so the same calls serve the first making, a finish after a crash and ``re
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
 
 from . import firewall, namespaces, nft, ruleset
 from .addresses import mac
@@ -36,25 +35,19 @@ class Kernel:
 
     # -- bridges and containers' links ---------------------------------------------------------------------------
 
-    def plug(
-        self,
-        record: Record,
-        networks: Sequence[Network],
-        state: State,
-        standing: Callable[[Path], None] | None = None,
-    ) -> bool:
+    def plug(self, record: Record, networks: Sequence[Network], state: State) -> bool:
         """Make all of a record's links: bridges, namespace, interfaces, addresses, the way out. True when a bridge was
-        made (so that the table has to know it). ``standing`` is told when the namespace exists."""
+        made (so that the table has to know it)."""
         by_name = {network.name: network for network in networks}
         path = self.records.namespace(record.id)
         made = False
         with self.open() as outside:
             for link in record.links:
                 made = self._bridge(outside, by_name[link.network], state) or made
-            inside = namespaces.enter(path, Netlink) if namespaces.stands(path) else namespaces.create(path)
-            if standing is not None:
-                standing(path)
-            with inside:
+            if not namespaces.stands(path):
+                namespaces.create(path)
+            with namespaces.enter(path, Netlink) as inside:
+                inside.set_up(1)
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     for link in record.links:

@@ -19,8 +19,6 @@ from typing import TypeVar
 
 from bayplan.errors import BayplanError
 
-from .netlink import Netlink
-
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
@@ -62,29 +60,22 @@ def _on_thread(work: Callable[[], T]) -> T:
     return out[0]
 
 
-def create(path: Path) -> Netlink:
-    """A new network namespace at ``path`` with its loopback up; gives a rtnetlink socket inside it.
+def create(path: Path) -> None:
+    """A new network namespace at ``path``; its loopback is down.
 
     Raises BayplanError ``netns-failed`` where the kernel does not let us.
     """
 
-    def work() -> Netlink:
+    def work() -> None:
         _checked(_libc.unshare(_CLONE_NEWNET), "unshare a network namespace")
-        inside = Netlink()
-        try:
-            for name, value in _SETTINGS:
-                write_setting(name, value)
-            inside.set_up(1)
-            source = b"/proc/thread-self/ns/net"
-            _checked(_libc.mount(source, os.fsencode(path), None, ctypes.c_ulong(_MS_BIND), None), f"bind {path}")
-        except BaseException:
-            inside.close()
-            raise
-        return inside
+        for name, value in _SETTINGS:
+            write_setting(name, value)
+        source = b"/proc/thread-self/ns/net"
+        _checked(_libc.mount(source, os.fsencode(path), None, ctypes.c_ulong(_MS_BIND), None), f"bind {path}")
 
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
-        return _on_thread(work)
+        _on_thread(work)
     except OSError as error:
         raise BayplanError(
             "netns-failed",

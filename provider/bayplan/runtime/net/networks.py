@@ -15,16 +15,16 @@ import builtins
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
-from pathlib import Path
 
 from bayplan.errors import BayplanError, nearest
 from bayplan.records import replace
 from bayplan.runtime.rundir import clear_run
 from bayplan.runtime.spec import Attachment, Port
 
-from . import addresses, names, ports, ruleset, subnets
+from . import addresses, names, namespaces, ports, ruleset, subnets
+from .ahead import Ahead
 from .kernel import Kernel
 from .model import DEFAULT_NETWORK, Finding, Link, NetState, Network, Phase, Reconciled, Record, RootDir, State
 from .records import Records, check_container_id, check_network_name, machine_lock
@@ -148,16 +148,17 @@ class Networks:
         wanted: Sequence[Port],
         *,
         publish: bool = True,
-        standing: Callable[[Path], None] | None = None,
+        ahead: Ahead | None = None,
     ) -> NetState:
         """Give a container its namespace, addresses, ports and names; see the package's docstring.
 
-        ``standing`` is told the namespace's path as soon as it exists, long before the rest: it may be entered then.
+        ``ahead`` is its namespace with the root's lock, where :func:`.ahead.begin` made one; after an error it is still to be
+        abandoned.
 
         Raises unknown-network, port-taken (with the holder), bad-port, no-free-address, dns-missing, dns-failed,
         nft-failed, netlink-failed, netns-failed; after an error nothing of the attachment is left.
         """
-        return self._attach(container_id, name, attachments, wanted, publish=publish, holder="", standing=standing)
+        return self._attach(container_id, name, attachments, wanted, publish=publish, holder="", ahead=ahead)
 
     def _attach(
         self,
@@ -168,7 +169,7 @@ class Networks:
         *,
         publish: bool,
         holder: str,
-        standing: Callable[[Path], None] | None = None,
+        ahead: Ahead | None = None,
     ) -> NetState:
         check_container_id(container_id)
         asked = ports.normal(wanted)
@@ -176,7 +177,7 @@ class Networks:
             self.ensure_default()
             attachments = (Attachment(DEFAULT_NETWORK),)
         with contextlib.ExitStack() as held:
-            state = held.enter_context(self._changing())
+            state = held.enter_context(self._changing(ahead))
             networks = [self._need(attachment.network) for attachment in attachments]
             existing = state.records.get(container_id)
             if existing is not None:
@@ -198,7 +199,7 @@ class Networks:
             state.records[container_id] = record
             self._records.save(state)
             try:
-                record = self._make(state, record, standing)
+                record = self._make(state, record)
             except BaseException:
                 self._drop(state, record, at_once=True)
                 raise
@@ -229,10 +230,10 @@ class Networks:
             )
         return self._place(network, None)
 
-    def _make(self, state: State, record: Record, standing: Callable[[Path], None] | None = None) -> Record:
+    def _make(self, state: State, record: Record) -> Record:
         """Carry out a record that stands as MAKING."""
         networks = self._in_use(state)
-        if self._kernel.plug(record, networks, state, standing):
+        if self._kernel.plug(record, networks, state):
             self._kernel.table(state, networks)
         else:
             self._kernel.publish(state, networks, (), (record,))
@@ -250,6 +251,8 @@ class Networks:
             record = state.records.get(container_id)
             if record is not None:
                 self._drop(state, record, at_once=False)
+            else:
+                namespaces.remove(self._records.namespace(container_id))  # made ahead of an attachment that never came
 
     def _drop(self, state: State, record: Record, *, at_once: bool) -> None:
         """Detach under the lock: ports and names first, so that nobody is sent to a container that goes."""
@@ -377,11 +380,11 @@ class Networks:
     # -- under the lock ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[State]:
+    def _changing(self, ahead: Ahead | None = None) -> Iterator[State]:
         """The lock, and the state after whatever a dead process left has been finished or undone. When nothing of the root
         is in use after it, its run folder goes."""
         try:
-            with self._records.lock() as state:
+            with self._records.lock() if ahead is None else ahead.lock() as state:
                 left = [record for record in state.records.values() if record.phase is not Phase.READY]
                 for record in left:
                     self._kernel.unplug(record, at_once=True)
