@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,24 @@ def test_security_defaults_are_dockers(w: World) -> None:
     assert (code, "not permitted" in said) == (1, True), "as Docker, no new user namespace"
     group = "/sys/fs/cgroup" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "/sys/fs/cgroup/memory"
     assert w.inside("safe", "mkdir", f"{group}/x")[0] != 0
+
+
+def test_a_filter_that_was_compiled_before_refuses_the_same(w: World) -> None:
+    kept = set(w.root.run_dir.parent.glob("seccomp-*.json"))
+    for path in kept:
+        path.unlink()
+    for name in ("first", "second"):
+        w.run(name)
+        assert "Seccomp:\t2" in w.inside(name, "grep", "Seccomp:", "/proc/1/status")[1]
+        assert "not permitted" in w.inside(name, "busybox", "unshare", "-U", "true")[1]
+    bundles = [json.loads(w.runtime.definitions.find(name).config.read_bytes()) for name in ("first", "second")]
+    assert bundles[0]["linux"]["seccomp"] == bundles[1]["linux"]["seccomp"]
+    given = [one.get("annotations", {}).get("run.oci.seccomp_bpf_data") for one in bundles]
+    if w.runtime.oci_runtime.name == "crun":
+        assert given[0] is None
+        assert len(b64decode(given[1])) % 8 == 0
+    else:
+        assert given == [None, None]
 
 
 def test_a_user_other_than_root_has_no_capability(w: World) -> None:

@@ -120,7 +120,7 @@ class Bundle:
     rootfs: str
     cgroup: str  # path below the cgroup mounts, "/bayplan-HASH/ID"
     capabilities: tuple[str, ...]
-    seccomp: dict[str, Any] | None
+    seccomp: Mapping[str, Any] | None
     network: str = ""  # path of a network namespace; "" makes a new empty one; "host" shares the host's
     bindings: tuple[Binding, ...] = ()
     limits: Limits = Limits()

@@ -25,7 +25,6 @@ from bayplan.runtime.live import open_live
 from bayplan.runtime.ociruntime import OciRuntime, cgroups_unified
 from bayplan.runtime.record import Files, RootPlace
 from bayplan.runtime.rootfs import Overlay, find_user, make_working_directory, resolve
-from bayplan.runtime.seccomp import default_filter
 from bayplan.runtime.spec import ContainerSpec, Mount
 from bayplan.runtime.volumes import Volumes
 
@@ -211,8 +210,7 @@ def prepare(
     for name in ("hosts", "hostname", "resolv.conf"):
         (files.live / name).touch(mode=0o644)
     caps = granted(spec.cap_add, spec.cap_drop, privileged=spec.privileged)
-    seccomp = None if spec.privileged else default_filter(frozenset(caps))
-    program = compiled(root, runtime, seccomp)
+    program = None if spec.privileged else compiled(root, runtime, frozenset(caps))
     made = bundle.Bundle(
         argv=argv,
         env=environment(what.env, spec.env, hostname=hostname, tty=spec.tty),
@@ -222,7 +220,7 @@ def prepare(
         rootfs=str(files.rootfs),
         cgroup=files.cgroup,
         capabilities=caps,
-        seccomp=seccomp,
+        seccomp=None if program is None else program.filter,
         annotations={} if program is None else program.annotations,
         network=str(network.netns()) if network is not None else "host" if spec.network_mode == "host" else "",
         bindings=tuple(bindings),

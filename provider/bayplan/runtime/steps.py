@@ -43,7 +43,6 @@ from bayplan.runtime.prepare import masked_paths, write_config
 from bayplan.runtime.record import Files, RootPlace, write_json
 from bayplan.runtime.rootfs import Overlay, find_user, make_working_directory, mount_overlay
 from bayplan.runtime.rundir import clear_run
-from bayplan.runtime.seccomp import default_filter
 from bayplan.runtime.volumes import copy_tree
 
 if TYPE_CHECKING:
@@ -124,8 +123,7 @@ class OciStepRunner:
             path.chmod(0o644)
         caps = granted((), (), privileged=False)
         env = {"PATH": DEFAULT_PATH, **step.env}
-        seccomp = default_filter(frozenset(caps))
-        program = compiled(self._root, runtime, seccomp)
+        program = compiled(self._root, runtime, frozenset(caps))
         made = bundle.Bundle(
             argv=tuple(step.argv),
             env=tuple(f"{name}={value}" for name, value in env.items()),
@@ -135,8 +133,8 @@ class OciStepRunner:
             rootfs=str(files.rootfs),
             cgroup=files.cgroup,
             capabilities=caps,
-            seccomp=seccomp,
-            annotations={} if program is None else program.annotations,
+            seccomp=program.filter,
+            annotations=program.annotations,
             network=network,
             bindings=tuple(bindings),
             masked=masked_paths(),
