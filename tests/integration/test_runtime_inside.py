@@ -92,11 +92,11 @@ def test_a_filter_that_was_compiled_before_refuses_the_same(w: World) -> None:
     kept = set(w.root.run_dir.parent.glob("seccomp-*.json"))
     for path in kept:
         path.unlink()
-    for name in ("first", "second"):
+    for name in ("filter-1", "filter-2"):
         w.run(name)
         assert "Seccomp:\t2" in w.inside(name, "grep", "Seccomp:", "/proc/1/status")[1]
         assert "not permitted" in w.inside(name, "busybox", "unshare", "-U", "true")[1]
-    bundles = [json.loads(w.runtime.definitions.find(name).config.read_bytes()) for name in ("first", "second")]
+    bundles = [json.loads(w.runtime.definitions.find(name).config.read_bytes()) for name in ("filter-1", "filter-2")]
     assert bundles[0]["linux"]["seccomp"] == bundles[1]["linux"]["seccomp"]
     given = [one.get("annotations", {}).get("run.oci.seccomp_bpf_data") for one in bundles]
     if w.runtime.oci_runtime.name == "crun":
