@@ -209,7 +209,24 @@ def test_what_depends_on_another_starts_after_it_stands(site: Site) -> None:
     site.settle()
     started = {name: site.container(f"{site.name}-{name}").status.started_at for name in ("db", "last", "listed")}
     assert started["last"] - started["db"] >= 1
-    assert started["listed"] > started["db"]
+    assert started["last"] > started["listed"] > started["db"]
+
+
+def test_who_needs_another_started_does_not_wait_for_its_health(site: Site) -> None:
+    """proves: resource.depends_on"""
+    # The one gets healthy by what the other does, which waiting for health would never let it do.
+    shared = {"volumes": ["${Volume.shared.name}:/shared"]}
+    check = {"test": ["CMD", "test", "-e", "/shared/up"], "interval": "100ms", "retries": 1000}
+    helper = ["sh", "-c", "echo up > /shared/up; exec sleep 1000"]
+    site.write(
+        {
+            "Volume.shared": {},
+            "Container.db": sleeper(healthcheck=check, wait_timeout="20s", **shared),
+            "Container.helper": sleeper(command=helper, depends_on={"Container.db": "started"}, **shared),
+        }
+    )
+    site.settle()
+    assert site.container(f"{site.name}-db").health.status == "healthy"
 
 
 def test_lifecycle_keeps_what_is_protected_and_leaves_what_is_ignored(site: Site) -> None:

@@ -12,7 +12,8 @@ from bayplan.errors import BayplanError
 from bayplan.execute.events import Event, Finished, Report, Result, Started
 from bayplan.execute.port import Feedback, Order, Outcome, OutcomeUnknown, Stale
 from bayplan.execute.walk import Cancel, Walk
-from bayplan.plan.model import Action, Operation, Plan, Ref, SecretRef, Template, Value
+from bayplan.plan.model import Action, Condition, Operation, Plan, Ref, SecretRef, Template, Value
+from bayplan.records import replace
 from bayplan.state import Phase, State
 
 PLACE = "embedded:/r"
@@ -113,6 +114,51 @@ def test_parallelism_bounds_how_many_run_at_once(tmp_path: Path) -> None:
 
     walk(tmp_path, [operation(n, f"Volume.v{n}") for n in range(1, 21)], effect, parallelism=2)
     assert most[0] == 2
+
+
+def test_who_waits_for_a_start_begins_while_health_is_waited_for(tmp_path: Path) -> None:
+    met = threading.Barrier(2, timeout=10)
+
+    def effect(order: Order, feedback: Feedback) -> Outcome:
+        if order.operation.number == 1:
+            feedback.started({"name": "db-1"})
+            met.wait()
+        elif order.operation.number == 2:
+            assert order.inputs == {"env": {"DB": "db-1"}}, "its outputs are there already"
+            met.wait()
+        return done(order, feedback)
+
+    after = replace(
+        operation(2, "Container.app", (1,), {"env": {"DB": Ref("Container.db", "name")}}),
+        waits_for={"Container.db": Condition.STARTED},
+    )
+    patient = replace(operation(3, "Container.web", (1,)), waits_for={"Container.db": Condition.HEALTHY})
+    report, _, events, _ = walk(tmp_path, [operation(1, "Container.db"), after, patient], effect)
+    assert report.ok
+    order = [(type(event).__name__, event.operation.number) for event in events]
+    assert order.index(("Started", 3)) > order.index(("Finished", 1)) > order.index(("Started", 2))
+
+
+def test_what_began_early_ends_as_it_ends_when_its_dependency_never_gets_healthy(tmp_path: Path) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def effect(order: Order, feedback: Feedback) -> Outcome:
+        if order.operation.number == 1:
+            feedback.started({})
+            assert begun.wait(10)
+            ended.set()
+            raise BayplanError("unhealthy", "it is not healthy")
+        if order.operation.number == 2:
+            begun.set()
+            assert ended.wait(10)
+        return done(order, feedback)
+
+    early = replace(operation(2, "Container.app", (1,)), waits_for={"Container.db": Condition.STARTED})
+    patient = replace(operation(3, "Container.web", (1,)), waits_for={"Container.db": Condition.HEALTHY})
+    later = operation(4, "Container.last", (2,))
+    report, state, _, _ = walk(tmp_path, [operation(1, "Container.db"), early, patient, later], effect)
+    assert [one.result for one in report.finished] == [Result.FAILED, Result.OK, Result.SKIPPED, Result.OK]
+    assert {address for _, address in state.recorded()} == {"Container.app", "Container.last"}
 
 
 def test_a_failure_leaves_out_its_dependants_and_nothing_else(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ class Feedback(Protocol):
         """One short line on how far it is."""
         ...
 
+    def started(self, outputs: Mapping[str, Value]) -> None:
+        """The object stands and runs, with these outputs; the operation goes on until it is healthy. Who depends on no more
+        than that may begin."""
+        ...
+
     def output(self, data: bytes) -> None:
         """Raw output of a build step or the like."""
         ...

@@ -3,7 +3,9 @@
 The walker decides nothing. One thread owns the schedule, the journal and the face; workers only make effects. Each turn of
 the loop takes all completions that have arrived, writes their ends and the begins of what starts next in one transaction,
 and hands the new operations out: an effect never starts before its begin is durable, a dependant never before the ends of
-what it waits for, and the cost is one fsync a turn however wide the plan is.
+what it waits for, and the cost is one fsync a turn however wide the plan is. One exception: who waits for no more of a
+container than that it is started begins when the place says so, while its operation still waits for its health (decision
+0012).
 
 Where a plan is wide, begins run ahead of the workers, and an end that nobody waits for may wait itself for company, not
 longer than an eye notices: fewer turns leave the disk to the effects. A crash meanwhile costs nothing but another look at
@@ -24,7 +26,7 @@ from bayplan.errors import BayplanError
 from bayplan.execute.events import Event, Finished, Output, Progress, Report, Result, Sink, Started
 from bayplan.execute.port import Order, Outcome, OutcomeUnknown, Stale, Target
 from bayplan.execute.values import Redactor, SecretSource, holds_secret, resolve, without_secrets
-from bayplan.plan.model import Action, Operation, Plan, Recorded, Value
+from bayplan.plan.model import Action, Condition, Operation, Plan, Recorded, Value
 from bayplan.records import dataclass, field, replace
 from bayplan.state.store import Ended, Phase, State
 
@@ -70,6 +72,14 @@ class _Done:
     outputs: Mapping[str, Value] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The object of an operation runs; the operation goes on."""
+
+    operation: Operation
+    outputs: Mapping[str, Value]
+
+
 @dataclass(slots=True)
 class Walk:
     """One execution of one plan. ``recorded`` is the state as the plan saw it (by place and address)."""
@@ -87,7 +97,7 @@ class Walk:
     redactor: Redactor = field(default_factory=Redactor)
     outputs: dict[str, Mapping[str, Value]] = field(default_factory=dict)
     _rows: dict[tuple[str, str], Recorded] = field(default_factory=dict)
-    _inbox: queue.SimpleQueue[_Done | Event | BaseException] = field(default_factory=queue.SimpleQueue)
+    _inbox: queue.SimpleQueue[_Done | _Running | Event | BaseException] = field(default_factory=queue.SimpleQueue)
     #: Identities of new objects: distinct, not secret, and without a system call each.
     _chance: random.Random = field(default_factory=lambda: random.Random(os.urandom(32)))  # noqa: S311
 
@@ -98,12 +108,17 @@ class Walk:
         self._rows = dict(self.recorded)
         waiting = {number: len(operation.after) for number, operation in operations.items()}
         dependants: dict[int, list[int]] = {}
+        early: dict[int, list[int]] = {}
         for number, operation in operations.items():
             for earlier in operation.after:
                 dependants.setdefault(earlier, []).append(number)
+                if _suffices_started(operation, operations[earlier]):
+                    early.setdefault(earlier, []).append(number)
+        begun_early: set[tuple[int, int]] = set()
         ready = [number for number, count in waiting.items() if not count]
         ready.reverse()  # taken from the end, lowest number first
         finished: dict[int, Finished] = {}
+        begun: set[int] = set()
         running = 0
         secrets = self.redactor.watch(self.secrets)
 
@@ -113,6 +128,11 @@ class Walk:
             except BaseException as error:  # the process is going down: the walker goes with it, the journal knows
                 self._inbox.put(error)
                 raise
+
+        def release(later: int) -> None:
+            waiting[later] -= 1
+            if not waiting[later] and later not in finished:
+                ready.append(later)
 
         def is_due(item: _Done, arrived: int) -> bool:
             short = bool(ready) and running - arrived <= self.parallelism * _BEGUN // 2
@@ -124,10 +144,16 @@ class Walk:
             )
 
         with ThreadPoolExecutor(self.parallelism, thread_name_prefix="bayplan-op") as pool:
-            arrived: list[_Done] = []
+            arrived: list[_Done | _Running] = []
             while True:
                 ended: list[Ended] = []
                 for item in arrived:
+                    if isinstance(item, _Running):
+                        self.outputs[item.operation.address] = item.outputs
+                        for later in early.pop(item.operation.number, ()):
+                            begun_early.add((item.operation.number, later))
+                            release(later)
+                        continue
                     number = item.operation.number
                     running -= 1
                     finished[number] = item.finished
@@ -150,21 +176,23 @@ class Walk:
                         self.outputs[item.operation.address] = item.outputs
                     if result is Result.OK:
                         for later in dependants.get(number, ()):
-                            waiting[later] -= 1
-                            if not waiting[later] and later not in finished:
-                                ready.append(later)
+                            if (number, later) not in begun_early:
+                                release(later)
                     else:
-                        self._skip(number, operations, dependants, finished)
-                begun: list[Operation] = []
+                        self._skip(number, operations, dependants, finished, begun)
+                        ready = [one for one in ready if one not in finished]
+                starting: list[Operation] = []
                 if self.cancel.is_set:
                     ready.clear()
-                while ready and running + len(begun) < self.parallelism * _BEGUN:
-                    begun.append(operations[ready.pop()])
-                steps = self.state.turn(self.run, ended, begun)
+                while ready and running + len(starting) < self.parallelism * _BEGUN:
+                    starting.append(operations[ready.pop()])
+                steps = self.state.turn(self.run, ended, starting)
                 for item in arrived:
-                    self.sink(item.finished)
-                for operation, step in zip(begun, steps, strict=True):
+                    if isinstance(item, _Done):
+                        self.sink(item.finished)
+                for operation, step in zip(starting, steps, strict=True):
                     running += 1
+                    begun.add(operation.number)
                     pool.submit(work, operation, step)
                 if not running:
                     break
@@ -178,12 +206,18 @@ class Walk:
         """Pass an event on to the face, from any thread; the face hears them in order, one at a time."""
         self._inbox.put(event)
 
-    def _listen(self, is_due: Callable[[_Done, int], bool]) -> list[_Done]:
-        """What has ended when a turn is due, at least one; what workers tell meanwhile goes to the face at once.
+    def hear(self, item: _Running) -> None:
+        """Take note that something runs, from any thread."""
+        self._inbox.put(item)
+
+    def _listen(self, is_due: Callable[[_Done, int], bool]) -> list[_Done | _Running]:
+        """What has ended or begun to run when a turn is due, at least one; what workers tell meanwhile goes to the face at
+        once.
 
         Waits in slices, so that signal handlers get their turn.
         """
-        arrived: list[_Done] = []
+        arrived: list[_Done | _Running] = []
+        ends = 0
         due = float("inf")
         while True:
             left = due - time.monotonic()
@@ -195,13 +229,18 @@ class Walk:
                 if isinstance(item, BaseException):
                     self.cancel.set()  # what was begun ahead is not to start any more
                     raise item
+                if isinstance(item, _Running):
+                    arrived.append(item)
+                    due = 0.0
+                    continue
                 if not isinstance(item, _Done):
                     self.sink(item)
                     continue
                 arrived.append(item)
-                if is_due(item, len(arrived)):
+                ends += 1
+                if is_due(item, ends):
                     due = 0.0
-                elif len(arrived) == 1:
+                elif ends == 1:
                     due = time.monotonic() + _LINGER
             if left <= 0:
                 return arrived
@@ -212,12 +251,13 @@ class Walk:
         operations: Mapping[int, Operation],
         dependants: Mapping[int, list[int]],
         finished: dict[int, Finished],
+        begun: set[int],
     ) -> None:
-        """Everything that waits for ``number``, directly or not, is left out."""
+        """Everything that waits for ``number``, directly or not, is left out, but for what began before it failed."""
         stack = [(number, later) for later in dependants.get(number, ())]
         while stack:
             cause, later = stack.pop()
-            if later in finished:
+            if later in finished or later in begun:
                 continue
             operation = operations[later]
             finished[later] = Finished(operation, Result.SKIPPED, 0.0, f"[{cause}] did not end well")
@@ -317,6 +357,18 @@ class Walk:
         return error
 
 
+def _suffices_started(operation: Operation, earlier: Operation) -> bool:
+    """Whether ``operation`` may begin when the container of ``earlier`` runs, before that is healthy.
+
+    Where ``earlier`` takes over from a container that serves, it is that one's successor only at its end.
+    """
+    return (
+        earlier.kind == "Container"
+        and earlier.action in (Action.CREATE, Action.START)
+        and operation.waits_for.get(earlier.address) is Condition.STARTED
+    )
+
+
 class _Feedback:
     """What a worker's adapter talks to."""
 
@@ -326,6 +378,9 @@ class _Feedback:
 
     def progress(self, text: str) -> None:
         self._send(Progress(self._operation, self._walk.redactor.clean(text)))
+
+    def started(self, outputs: Mapping[str, Value]) -> None:
+        self._walk.hear(_Running(self._operation, outputs))
 
     def output(self, data: bytes) -> None:
         self._send(Output(self._operation, self._walk.redactor.clean_bytes(data)))

@@ -302,6 +302,8 @@ class Containers:
         timeout = float(order.inputs.get("wait_timeout", 60.0))
         effective = self._runtime.inspect(container).effective
         if effective.health is not None:
+            if order.operation.action is not Action.REPLACE:
+                feedback.started(outputs_of(self._runtime.inspect(container)))
             feedback.progress("waits until it is healthy")
             self._runtime.wait_healthy(container, timeout=timeout, cancel=lambda: feedback.cancelled)
         else:
