@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from apply_site import BOX, PROVIDER, Site, eventually, root_with_box, sleeper
-from registry_processes import serving
+from registry_processes import image, index, serving
 from runtime_world import World
 
+from bayplan.oci.descriptor import Platform
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
@@ -135,3 +136,31 @@ def test_the_pull_policy_says_when_a_registry_is_asked(site: Site, tmp_path: Pat
         assert runs("always") == two
         assert runs("never") == two
     assert runs("missing") == two, "nobody needs the registry for that"
+
+
+def test_of_an_image_for_several_platforms_only_the_one_for_this_machine_is_pulled(site: Site, tmp_path: Path) -> None:
+    """proves: Container.image"""
+    other = Root.at(tmp_path / "other").ensure()
+    here = str(Platform.here())
+    fitting = Digest.parse(site.world.make_image(labels={"for": "here"}))
+    foreign = image(site.world.store, [b"a layer for another machine"])
+    both = index(site.world.store, {"linux/s390x": foreign, here: fitting})
+    alien = index(site.world.store, {"linux/s390x": foreign})
+    with serving(other) as address, RegistryClient() as client:
+        for tag, digest in (("1", both), ("alien", alien)):
+            client.push(site.world.store, digest, ImageName.parse(f"{address}/team/multi:{tag}"))
+        fresh = World(tmp_path / "fresh")
+        try:
+            second = Site(tmp_path / "second", fresh, f"{site.name}m")
+            for name in (f"{address}/team/multi:1", f"{address}/team/multi@{both}"):
+                second.write({"Container.web": sleeper(image=name)})
+                second.settle()
+                assert second.container(f"{second.name}-web").spec.image == str(fitting)
+            assert not fresh.store.has(foreign)
+            second.write({"Container.web": sleeper(image=f"{address}/team/multi:alien")})
+            ran = second.run("plan", code=1)
+            assert "multi:alien has no image for" in ran.text
+            assert here in ran.text
+            second.run("destroy")
+        finally:
+            fresh.close()

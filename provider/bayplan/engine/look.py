@@ -88,13 +88,14 @@ def _spelt(one: Desired, desired: Mapping[str, Desired], foretold: Callable[[Des
 
 
 def _pinned(one: Desired, place: Place) -> Desired | None:
-    """A container whose image's name is pinned to the digest that it means; None where nothing is to be pinned.
+    """A container whose image's name is pinned to the digest that it means here (a digest that is an index means the image
+    for this host); None where nothing is to be pinned.
 
     Raises BayplanError where no one has the image, or ``pull_policy: never`` forbids to fetch it.
     """
     image = one.properties.get("image")
     policy = str(one.properties.get("pull_policy", "missing"))
-    if not isinstance(image, str) or ("@sha256:" in image and policy != "never"):
+    if not isinstance(image, str):
         return None
     digest = place.resolve_image(image, policy)
     if digest is not None:

@@ -241,11 +241,11 @@ class EmbeddedPlace:
         if pull_policy not in ("missing", "always", "never"):
             found = self._images.resolve(name)
         elif pull_policy == "always" and not parsed.digest and not self._repositories.holds(parsed):
-            found = self._remotes.resolve(parsed)
+            found = self._remotes.resolve(parsed, to_run=True)
         else:
             found = self._images.here(name) or self._containers.made_from(parsed)
             if found is None and pull_policy != "never" and not self._repositories.holds(parsed):
-                found = self._remotes.resolve(parsed)
+                found = self._remotes.resolve(parsed, to_run=True)
         return None if found is None else str(found)
 
     def find(self, kind: str, name: str) -> Observed | None:

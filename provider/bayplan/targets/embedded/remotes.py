@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bayplan.errors import BayplanError
 from bayplan.execute.port import TRANSFER, Feedback
+from bayplan.oci.descriptor import MediaType, Platform
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.store import Store
@@ -57,14 +58,31 @@ class Remotes:
         self._looking: RegistryClient | None = None
         self._moving: RegistryClient | None = None
 
-    def resolve(self, name: ImageName) -> Digest | None:
-        """What a name means in its registry now; None where it has none. Raises BayplanError where nobody can say."""
+    def resolve(self, name: ImageName, *, to_run: bool = False) -> Digest | None:
+        """What a name means in its registry now; None where it has none. ``to_run``: of an image for several platforms the one
+        that runs here, so that no other is ever pulled. Raises BayplanError ``platform-unknown``, and where nobody can say.
+        """
+        looker = self._looker()
         try:
-            return self._looker().resolve(name).digest
+            found = looker.resolve(name)
+            if not to_run or found.media_type not in MediaType.INDEXES:
+                return found.digest
+            _, index = looker.manifest(name.with_digest(found.digest))
         except BayplanError as error:
             if error.code in _ABSENT:
                 return None
             raise
+        from bayplan.registry.platforms import choose
+
+        here = Platform.here()
+        chosen = choose(index, here)
+        if chosen is None:
+            raise BayplanError(
+                "platform-unknown",
+                f"{name.familiar()} has no image for {here}",
+                hint="choose an image that is made for this machine",
+            )
+        return Digest.parse(chosen)
 
     def pull(self, name: ImageName, store: Store) -> Digest:
         return self._mover().pull(name, store)
