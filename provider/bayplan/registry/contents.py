@@ -44,6 +44,7 @@ class Contents:
     subject: Digest | None = None
     artifact_type: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    config_type: str = ""
 
 
 def _wrong(why: str) -> RegistryError:
@@ -101,6 +102,7 @@ def _image(document: Mapping[str, Any], kind: str) -> Contents:
         _subject(document),
         _text(document, "artifactType") or config_type,
         _annotations(document),
+        config_type,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar, cast
 
 from bayplan.errors import BayplanError
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 30.0
 _BATCH = 256
 _SCHEMA = """
@@ -54,6 +54,18 @@ CREATE TABLE tag(
   FOREIGN KEY(repository, digest) REFERENCES manifest(repository, digest) ON DELETE CASCADE) WITHOUT ROWID;
 CREATE INDEX tag_digest ON tag(repository, digest);
 """
+
+#: What the ECR API keeps besides: ``details`` of a repository and documents by owner (a repository's uid; empty: the registry).
+_STEPS = {
+    2: """
+ALTER TABLE repository ADD COLUMN details TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE document(
+  owner TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, changed REAL NOT NULL,
+  PRIMARY KEY(owner, name)) WITHOUT ROWID;
+ALTER TABLE manifest ADD COLUMN pulled REAL;
+ALTER TABLE manifest ADD COLUMN config_type TEXT NOT NULL DEFAULT '';
+""",
+}
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -182,11 +194,12 @@ def _settle(connection: sqlite3.Connection) -> None:
         )
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if connection.execute("PRAGMA user_version").fetchone() == (0,):
-            for statement in _SCHEMA.split(";\n"):
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        for step in range(found + 1, _VERSION + 1):
+            for statement in _STEPS.get(step, _SCHEMA).split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
+        connection.execute(f"PRAGMA user_version={_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")

@@ -18,7 +18,7 @@ from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Repository, StoredManifest, Tag, TagMutability
 
 Connection = sqlite3.Connection
-_MANIFEST = "digest, media_type, size, pushed, artifact_type, subject, annotations"
+_MANIFEST = "digest, media_type, size, pushed, artifact_type, subject, annotations, pulled, config_type"
 
 
 # -- repositories --------------------------------------------------------------------------------------------------
@@ -36,8 +36,14 @@ def insert_repository(db: sqlite3.Connection, repository: Repository) -> None:
     """Raises ``repository-exists``."""
     try:
         cursor = db.execute(
-            "INSERT INTO repository(name, uid, created, mutability) VALUES(?, ?, ?, ?)",
-            (repository.name, repository.uid, repository.created, str(repository.mutability)),
+            "INSERT INTO repository(name, uid, created, mutability, details) VALUES(?, ?, ?, ?, ?)",
+            (
+                repository.name,
+                repository.uid,
+                repository.created,
+                str(repository.mutability),
+                json.dumps(repository.details) if repository.details else "{}",
+            ),
         )
     except sqlite3.IntegrityError:
         raise RegistryError(Fault.NAME_EXISTS, f"there is a repository {repository.name} already") from None
@@ -81,14 +87,22 @@ def repositories(
         values += [key, value]
     condition = " AND ".join(where)
     rows = db.execute(
-        f"SELECT id, name, uid, created, mutability FROM repository WHERE {condition} ORDER BY name",  # noqa: S608
+        f"SELECT id, name, uid, created, mutability, details FROM repository WHERE {condition} ORDER BY name",  # noqa: S608
         values,
     ).fetchall()
     tags = _pairs(db, "resource_tag", condition, values)
     kept = _pairs(db, "label", condition, values)
     return tuple(
-        Repository(name, uid, created, TagMutability(mutability), tags.get(row, {}), kept.get(row, {}))
-        for row, name, uid, created, mutability in rows
+        Repository(
+            name,
+            uid,
+            created,
+            TagMutability(mutability),
+            tags.get(row, {}),
+            kept.get(row, {}),
+            {} if details == "{}" else json.loads(details),
+        )
+        for row, name, uid, created, mutability, details in rows
     )
 
 
@@ -116,9 +130,12 @@ def update_repository(
     mutability: TagMutability | None,
     tags: Mapping[str, str] | None,
     labels: Mapping[str, str] | None,
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Set what is not None. Raises ``repository-unknown``."""
     row = repository_id(db, name)
+    if details is not None:
+        db.execute("UPDATE repository SET details = ? WHERE id = ?", (json.dumps(details), row))
     if mutability is not None:
         db.execute("UPDATE repository SET mutability = ? WHERE id = ?", (str(mutability), row))
     if tags is not None:
@@ -134,17 +151,50 @@ def delete_repository(db: sqlite3.Connection, name: str, *, force: bool) -> None
         raise RegistryError(
             Fault.NOT_EMPTY, f"the repository {name} holds images", hint="delete them first, or force the deletion"
         )
+    db.execute("DELETE FROM document WHERE owner = (SELECT uid FROM repository WHERE id = ?)", (row,))
     db.execute("DELETE FROM repository WHERE id = ?", (row,))
+
+
+# -- documents -----------------------------------------------------------------------------------------------------
+
+
+def document(db: sqlite3.Connection, owner: str, name: str) -> str | None:
+    """A document of an owner (a repository's uid; empty: the registry itself)."""
+    found = db.execute("SELECT body FROM document WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def documents(db: sqlite3.Connection, owner: str, prefix: str) -> tuple[tuple[str, str], ...]:
+    """(name, body) of an owner's documents whose names begin with ``prefix``, by name."""
+    rows = db.execute(
+        "SELECT name, body FROM document WHERE owner = ? AND substr(name, 1, ?) = ? ORDER BY name",
+        (owner, len(prefix), prefix),
+    )
+    return tuple(rows)
+
+
+def set_document(db: sqlite3.Connection, owner: str, name: str, body: str | None, now: float) -> str | None:
+    """Write a document, or take it away (``body`` None); what was there before."""
+    before = document(db, owner, name)
+    if body is None:
+        db.execute("DELETE FROM document WHERE owner = ? AND name = ?", (owner, name))
+    else:
+        db.execute(
+            "INSERT INTO document(owner, name, body, changed) VALUES(?, ?, ?, ?) "
+            "ON CONFLICT(owner, name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
+            (owner, name, body, now),
+        )
+    return before
 
 
 # -- manifests and tags --------------------------------------------------------------------------------------------
 
 
 def _manifest(row: Sequence[Any]) -> StoredManifest:
-    digest, media_type, size, pushed, artifact_type, subject, annotations = row
+    digest, media_type, size, pushed, artifact_type, subject, annotations, pulled, config_type = row
     return StoredManifest(
         Digest(digest), media_type, size, pushed, artifact_type, Digest(subject) if subject else None,
-        json.loads(annotations),
+        json.loads(annotations), pulled, config_type,
     )  # fmt: skip
 
 
@@ -205,7 +255,7 @@ def insert_manifest(
                     Fault.MANIFEST_BLOB_UNKNOWN, f"the repository {name} has no manifest {child.digest}"
                 )
     inserted = db.execute(
-        f"INSERT INTO manifest(repository, {_MANIFEST}) VALUES(?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        f"INSERT INTO manifest(repository, {_MANIFEST}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, NULL, ?) ON CONFLICT DO NOTHING",
         (
             row,
             digest,
@@ -215,6 +265,7 @@ def insert_manifest(
             contents.artifact_type,
             contents.subject,
             json.dumps(contents.annotations),
+            contents.config_type,
         ),
     )
     if inserted.rowcount:
@@ -225,16 +276,20 @@ def insert_manifest(
 
 def set_tags(db: sqlite3.Connection, name: str, digest: Digest, tags: Iterable[str], now: float) -> None:
     """Point ``tags`` at a manifest of the repository. Raises ``tag-immutable`` and moves none of them."""
-    row, mutability = db.execute("SELECT id, mutability FROM repository WHERE name = ?", (name,)).fetchone()
+    row, mutability, details = db.execute(
+        "SELECT id, mutability, details FROM repository WHERE name = ?", (name,)
+    ).fetchone()
+    repository = Repository(name, "", 0.0, TagMutability(mutability), details=json.loads(details))
     for tag in tags:
         current = db.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (row, tag)).fetchone()
         if current is not None and current[0] == digest:
             continue
-        if current is not None and mutability == TagMutability.IMMUTABLE:
+        if current is not None and repository.keeps(tag):
+            what = "repository" if repository.mutability is TagMutability.IMMUTABLE else "tag"
             raise RegistryError(
                 Fault.TAG_IMMUTABLE,
                 f"The image tag '{tag}' already exists in the '{name}' repository and cannot be overwritten because "
-                "the repository is immutable",
+                f"the {what} is immutable.",
                 hint="push under another tag, or make the repository's tags MUTABLE",
             )
         db.execute(

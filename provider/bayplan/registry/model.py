@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
+from typing import Any
 
 from bayplan.oci.digest import Digest
 from bayplan.records import dataclass, field
@@ -26,6 +28,8 @@ class TagMutability(StrEnum):
 
     MUTABLE = "MUTABLE"
     IMMUTABLE = "IMMUTABLE"
+    IMMUTABLE_WITH_EXCLUSION = "IMMUTABLE_WITH_EXCLUSION"
+    MUTABLE_WITH_EXCLUSION = "MUTABLE_WITH_EXCLUSION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,30 @@ class Repository:
     mutability: TagMutability = TagMutability.MUTABLE
     tags: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: What the ECR API says of it besides, in that API's words (JSON): ``imageTagMutabilityExclusionFilters``,
+    #: ``encryptionConfiguration``, ``imageScanningConfiguration``.
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def keeps(self, tag: str) -> bool:
+        """Whether the tag may not be moved once it is there."""
+        filters = self.details.get("imageTagMutabilityExclusionFilters") or ()
+        excluded = any(_wildcard(one["filter"]).fullmatch(tag) for one in filters)
+        if self.mutability is TagMutability.IMMUTABLE_WITH_EXCLUSION:
+            return not excluded
+        if self.mutability is TagMutability.MUTABLE_WITH_EXCLUSION:
+            return excluded
+        return self.mutability is TagMutability.IMMUTABLE
+
+
+@lru_cache(maxsize=256)
+def _wildcard(text: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, text.split("*"))))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest of a repository. ``size`` in bytes, ``pushed`` Unix time of its first push (later tags move it not)."""
+    """A manifest of a repository. ``size`` in bytes, ``pushed`` Unix time of its first push (later tags move it not),
+    ``pulled`` of a pull, as far as one was recorded; ``config_type`` the media type of its configuration."""
 
     digest: Digest
     media_type: str
@@ -54,6 +77,8 @@ class StoredManifest:
     artifact_type: str = ""
     subject: Digest | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    pulled: float | None = None
+    config_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
@@ -64,10 +65,17 @@ class Registry:
         mutability: TagMutability = TagMutability.MUTABLE,
         tags: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> Repository:
         """Make a repository. Raises ``bad-repository-name``, ``repository-exists``, ``parameter-invalid``."""
         made = Repository(
-            repository_name(name), uuid.uuid4().hex, time.time(), mutability, _checked(tags or {}), dict(labels or {})
+            repository_name(name),
+            uuid.uuid4().hex,
+            time.time(),
+            mutability,
+            _checked(tags or {}),
+            dict(labels or {}),
+            dict(details or {}),
         )
         self._database.write(lambda db: ledger.insert_repository(db, made))
         return made
@@ -101,15 +109,31 @@ class Registry:
         mutability: TagMutability | None = None,
         tags: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> Repository:
-        """Set what is given, ``tags`` and ``labels`` as a whole. Raises ``repository-unknown``."""
+        """Set what is given, ``tags``, ``labels`` and ``details`` as a whole. Raises ``repository-unknown``."""
         checked = None if tags is None else _checked(tags)
-        self._database.write(lambda db: ledger.update_repository(db, name, mutability, checked, labels))
+        self._database.write(lambda db: ledger.update_repository(db, name, mutability, checked, labels, details))
         return self.describe(name)
 
     def delete_repository(self, name: str, *, force: bool = False) -> None:
         """Raises ``repository-unknown``, and ``repository-not-empty`` where it holds images and ``force`` is not given."""
         self._database.write(lambda db: ledger.delete_repository(db, name, force=force))
+
+    # -- documents -------------------------------------------------------------------------------------------------
+
+    def document(self, owner: str, name: str) -> str | None:
+        """A document of a repository (by its uid) or of the registry (``""``): a policy, a setting."""
+        return self._database.read(lambda db: ledger.document(db, owner, name))
+
+    def documents(self, owner: str, prefix: str) -> tuple[tuple[str, str], ...]:
+        """(name, body) of the documents whose names begin with ``prefix``."""
+        return self._database.read(lambda db: ledger.documents(db, owner, prefix))
+
+    def set_document(self, owner: str, name: str, body: str | None) -> str | None:
+        """Write a document, or take it away (None), durably; what was there before."""
+        now = time.time()
+        return self._database.write(lambda db: ledger.set_document(db, owner, name, body, now))
 
     # -- manifests and tags ----------------------------------------------------------------------------------------
 
