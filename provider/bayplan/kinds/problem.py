@@ -46,11 +46,20 @@ class Problem:
         return Problem(self.path, self.code, f"{dotted(self.path)}: {self.message}", self.hint, False)
 
 
+def plain(text: str) -> str:
+    """``text`` on one line: what cannot be shown as it is stands as Python writes it."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def dotted(path: Path) -> str:
-    """``healthcheck.test[1]``."""
+    """``healthcheck.test[1]``; a key that cannot be shown as it is stands as Python writes it."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            shown = plain(step)
+            text += f".{shown}" if text else shown
     return text
 
 

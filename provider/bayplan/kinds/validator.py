@@ -17,7 +17,7 @@ from bayplan.errors import BayplanError
 from bayplan.kinds.expressions import Ref, SecretRef, Template
 from bayplan.kinds.forms import FORMS, Form
 from bayplan.kinds.model import json_types, load
-from bayplan.kinds.problem import Problem, did_you_mean, example_hint, type_word, types_words
+from bayplan.kinds.problem import Problem, did_you_mean, example_hint, plain, type_word, types_words
 from bayplan.kinds.rules import compile_rule
 from bayplan.kinds.values import pattern, quoted
 from bayplan.records import dataclass, replace
@@ -238,7 +238,7 @@ def _form(form: Form, schema: Mapping[str, Any]) -> Check:
         try:
             read = form.canonical(value)
         except BayplanError as error:
-            return [Problem((), error.code, error.message, error.hint)]
+            return [Problem((), error.code, plain(error.message), plain(error.hint))]
         if (low is None and high is None) or not isinstance(read, (int, float)):
             return None
         return _bounds(read, low, high, value, form.shown)

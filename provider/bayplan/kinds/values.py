@@ -366,11 +366,15 @@ def parse_subnet(value: str) -> str:
 def parse_image(value: str) -> str:
     """An image name by distribution/reference's grammar: ``[HOST[:PORT]/]PATH[:TAG][@DIGEST]``. It is kept as it is."""
     if pattern(
-        r"^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?"
+        r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*(:[0-9]+)?/)?"
         r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
         r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,})?$"
     ).match(value):
-        return value
+        # What has a dot before the first slash is a registry, and those have no underscores.
+        first, slash, _ = value.partition("/")
+        if not slash or "." not in first or "_" not in first:
+            return value
+        raise wrong(value, "an image name", f"{first} is not the name of a registry")
     name = value.rpartition("/")[2].partition(":")[0]
     if name != name.lower():
         raise wrong(value, "an image name", "image names are lower-case")
@@ -414,7 +418,7 @@ def parse_test(value: str | list[Value]) -> list[Value]:
 
 def lone_name(value: dict[str, Value]) -> Value:
     """A network's entry: the bare name where it says no more than that."""
-    return value if value.get("aliases") else value["name"]
+    return value if value.get("aliases") or "name" not in value else value["name"]
 
 
 def parse_text(value: str | int | float | bool) -> str:
