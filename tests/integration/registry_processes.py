@@ -18,14 +18,17 @@ from bayplan.oci.descriptor import MediaType
 from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
 from bayplan.oci.store import Store
+from bayplan.registry.access.guard import Anonymous
 from bayplan.registry.exchange import Access
 from bayplan.registry.server import Settings, serve
 
 _PROGRAM = """
 import sys
 from bayplan.oci.root import Root
-from bayplan.registry.server import serve
-serve(Root.at(sys.argv[1]), sys.argv[2], ready=lambda host, port: print(port, flush=True))
+from bayplan.registry.access.guard import Anonymous
+from bayplan.registry.server import Settings, serve
+settings = Settings(listen=sys.argv[2], anonymous=Anonymous.PUSH)
+serve(Root.at(sys.argv[1]), settings=settings, ready=lambda host, port: print(port, flush=True))
 """
 
 
@@ -44,7 +47,7 @@ def serving(root: Root, settings: Settings | None = None, log: list[Access] | No
         try:
             serve(
                 root,
-                settings=settings or Settings(listen="127.0.0.1:0"),
+                settings=settings or Settings(listen="127.0.0.1:0", anonymous=Anonymous.PUSH),
                 log=None if log is None else log.append,
                 failed=lambda request, error: failures.append(error),
                 ready=ready,

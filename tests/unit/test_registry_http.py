@@ -19,8 +19,8 @@ import pytest
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import MediaType
 from bayplan.oci.root import Root
+from bayplan.registry.access.guard import Anonymous
 from bayplan.registry.connection import Limits
-from bayplan.registry.distribution import Anonymous
 from bayplan.registry.exchange import Access
 from bayplan.registry.server import Settings, address, serve
 
@@ -58,7 +58,7 @@ class Peer:
             target=serve,
             args=(root,),
             kwargs={
-                "settings": Settings(listen="127.0.0.1:0", **settings),
+                "settings": Settings(**{"listen": "127.0.0.1:0", "anonymous": Anonymous.PUSH, **settings}),
                 "log": self.log.append,
                 "failed": lambda _, error: self.failures.append(error),
                 "ready": ready,
@@ -441,8 +441,9 @@ def test_a_registry_for_pulling_only_refuses_to_change(tmp_path: Path) -> None:
     try:
         assert made("GET", "/v2/").status == 200
         answer = made("POST", "/v2/team/app/blobs/uploads/")
-        assert (answer.status, answer.code) == (403, "DENIED")
-        assert made("GET", "/v2/_catalog").json == {"repositories": []}
+        assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+        assert answer.headers["www-authenticate"].startswith('Basic realm="http://127.0.0.1:')
+        assert made("GET", "/v2/team/app/tags/list").code == "NAME_UNKNOWN"
     finally:
         made.close()
 
@@ -457,12 +458,23 @@ def test_each_request_leaves_a_line(peer: Peer) -> None:
     assert "GET /v2/team/app/tags/list 200" in str(line)
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:5000", ":5000", "[::]:5000", "192.0.2.1:5000", "example.com:80"])
-def test_what_others_could_reach_is_not_listened_on(tmp_path: Path, listen: str) -> None:
+@pytest.mark.parametrize("listen", [":5000", "127.0.0.1", "http://127.0.0.1:5000"])
+def test_what_is_no_address_is_not_listened_on(tmp_path: Path, listen: str) -> None:
     with pytest.raises(BayplanError) as caught:
         serve(Root.at(tmp_path / "root"), listen)
-    assert caught.value.code == "listen-not-loopback"
+    assert caught.value.code == "bad-listen-address"
     assert not (tmp_path / "root").exists()
+
+
+def test_nobody_gets_anything_where_nothing_is_given_to_everybody(tmp_path: Path) -> None:
+    made = Peer(Root.at(tmp_path).ensure(), anonymous=Anonymous.NONE)
+    try:
+        for method, path in (("GET", "/v2/"), ("GET", "/v2/_catalog"), ("GET", "/v2/team/app/tags/list")):
+            assert made(method, path).status == 401
+        assert made("GET", "/v2/", Authorization="Bearer abc").status == 401
+        assert made("GET", "/v2/", Authorization="Basic QVdTOm5vdGhpbmc=").status == 401
+    finally:
+        made.close()
 
 
 def test_addresses_to_listen_on() -> None:

@@ -1,4 +1,4 @@
-"""The registry of this root, by hand: served to docker, podman and skopeo, and looked at.
+"""The registry of this root, by hand: served to docker, podman, skopeo and the AWS CLI, and looked at.
 
 Repositories that stacks declare stand in it; 'bayplan image push IMAGE bayplan.internal/NAME:TAG' needs no server.
 """
@@ -27,17 +27,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("tags", "the tags of a repository"),
         ("rm", "remove a repository, a tag (NAME:TAG) or a manifest (NAME@DIGEST)"),
         ("gc", "remove content that nothing refers to; safe while the registry is served"),
+        ("env", 'print the lines that let the AWS CLI and SDKs use this registry: eval "$(bayplan registry env)"'),
+        ("user", "users of the registry's account: add, list, rm"),
+        ("key", "access keys of users: add, list, rm"),
     ):
         aliases = {"list": ("ls",), "rm": ("remove",)}.get(name, ())
         verb = verbs.add_parser(name, help=text, description=text, aliases=aliases, allow_abbrev=False)
         verb.set_defaults(verb=name)
         add_places(verb)
-        if name == "serve":
+        if name in ("user", "key"):
+            from bayplan.cli.registry_access import configure_access
+
+            configure_access(verb, name)
+        elif name == "serve":
             verb.add_argument(
                 "--listen",
                 default="127.0.0.1:5000",
                 metavar="ADDRESS:PORT",
                 help="default 127.0.0.1:5000; port 0: a free one",
+            )
+            verb.add_argument(
+                "--anonymous",
+                choices=("none", "pull", "push"),
+                default="none",
+                help="what callers without credentials may do (default none); with push, the first push makes a repository",
             )
             verb.add_argument("-q", "--quiet", action="store_true", help="no line per request")
         elif name == "tags":
@@ -55,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from bayplan.registry.server import serve
+    from bayplan.registry.access.guard import Anonymous
+    from bayplan.registry.server import Settings, serve
 
     root = root_of(arguments).ensure()
 
@@ -73,8 +87,27 @@ def _serve(arguments: argparse.Namespace) -> int:
     def failed(request: Request, error: Exception) -> None:
         show.warn(f"{request.method} {request.path}: {type(error).__name__}: {error}")
 
-    serve(root, arguments.listen, log=None if arguments.quiet else log, failed=failed, ready=ready)
+    settings = Settings(listen=arguments.listen, anonymous=Anonymous(arguments.anonymous))
+    serve(root, settings=settings, log=None if arguments.quiet else log, failed=failed, ready=ready)
     return 0
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    from bayplan.cli.registry_access import env
+
+    return env(arguments)
+
+
+def _user(arguments: argparse.Namespace) -> int:
+    from bayplan.cli.registry_access import user
+
+    return user(arguments)
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from bayplan.cli.registry_access import key
+
+    return key(arguments)
 
 
 def _registry(arguments: argparse.Namespace) -> Registry | None:
@@ -175,7 +208,12 @@ def _gc(arguments: argparse.Namespace) -> int:
     root = root_of(arguments)
     expired = 0
     if (root.path / "registry" / "registry.db").exists():
-        expired = Registry(root).expire()
+        from bayplan.registry.ecr.lifecycle import carry_out
+
+        registry = Registry(root)
+        for one in registry.list():
+            carry_out(registry, one.name)
+        expired = registry.expire()
     freed = collect(root, Store(root))
     if arguments.json:
         show.document({"blobs": freed.blobs, "bytes": freed.bytes, "layers": freed.layers, "expired_uploads": expired})

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -20,6 +20,9 @@ from urllib.parse import quote, urlencode
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import MediaType
 from bayplan.registry import contents
+from bayplan.registry.access import tokens
+from bayplan.registry.access.guard import Anonymous, Guard
+from bayplan.registry.access.principal import Principal, PrincipalKind
 from bayplan.registry.exchange import BodyTooLarge, FileSlice, Incoming, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import StoredManifest, digest_name, repository_name, tag_name
@@ -44,15 +47,24 @@ _PATHS = tuple(
     )
 )
 _READS = frozenset({"GET", "HEAD"})
+#: What a policy allows or denies, by method and endpoint, as ECR asks for it behind its own registry.
+_ACTIONS = {
+    ("GET", "tags"): "ecr:ListImages",
+    ("GET", "referrers"): "ecr:BatchGetImage",
+    ("GET", "manifest"): "ecr:BatchGetImage",
+    ("PUT", "manifest"): "ecr:PutImage",
+    ("DELETE", "manifest"): "ecr:BatchDeleteImage",
+    ("GET", "blob"): "ecr:GetDownloadUrlForLayer",
+    ("HEAD", "blob"): "ecr:BatchCheckLayerAvailability",
+    ("DELETE", "blob"): "ecr:BatchDeleteImage",
+    ("POST", "uploads"): "ecr:InitiateLayerUpload",
+    ("GET", "upload"): "ecr:UploadLayerPart",
+    ("PATCH", "upload"): "ecr:UploadLayerPart",
+    ("PUT", "upload"): "ecr:CompleteLayerUpload",
+    ("DELETE", "upload"): "ecr:CompleteLayerUpload",
+}
 
 T = TypeVar("T")
-
-
-class Anonymous(StrEnum):
-    """What a caller without credentials may do. With PUSH the first push makes the repository."""
-
-    PULL = "pull"
-    PUSH = "push"
 
 
 class Distribution:
@@ -63,58 +75,86 @@ class Distribution:
         registry: Registry,
         uploads: Uploads,
         threads: Executor,
+        guard: Guard,
         *,
-        anonymous: Anonymous = Anonymous.PUSH,
         sparse: bool = False,
-        failed: Callable[[Request, Exception], None] | None = None,
     ) -> None:
         self._registry = registry
         self._uploads = uploads
         self._threads = threads
-        self._anonymous = anonymous
+        self._guard = guard
         self._sparse = sparse
-        self._failed = failed
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request, principal: Principal) -> Response:
         try:
-            return await self._route(request)
+            return await self._route(request, principal)
         except BodyTooLarge:
-            return _error(RegistryError(Fault.MANIFEST_TOO_LARGE, "the body is larger than this request may have"))
+            return error_answer(
+                RegistryError(Fault.MANIFEST_TOO_LARGE, "the body is larger than this request may have")
+            )
         except RegistryError as error:
-            return _error(error)
-        except (BayplanError, OSError) as error:
-            if isinstance(error, ConnectionError):
-                raise  # the peer's end, not the store's
-            if self._failed is not None:
-                self._failed(request, error)
-            text = json.dumps({"errors": [{"code": "UNKNOWN", "message": "the registry failed; its log says why"}]})
-            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, (("Content-Type", _JSON),), text.encode())
+            return error_answer(error)
 
-    async def _route(self, request: Request) -> Response:
+    async def _route(self, request: Request, principal: Principal) -> Response:
         found = next(((m, endpoint) for pattern, endpoint in _PATHS if (m := pattern.fullmatch(request.path))), None)
         if found is None:
-            return _error(RegistryError(Fault.NAME_INVALID, "this is no path of the distribution API"), status=404)
+            return error_answer(
+                RegistryError(Fault.NAME_INVALID, "this is no path of the distribution API"), status=404
+            )
         match, endpoint = found
         named = match.groupdict()
         if "name" in named:
             repository_name(named["name"])
-        self._allow(request)
         handler: Callable[..., Any] | None = getattr(self, f"_{request.method.lower()}_{endpoint}", None)
         if handler is None and request.method == "HEAD":
             handler = getattr(self, f"_get_{endpoint}", None)
         if handler is None:
             raise RegistryError(Fault.UNSUPPORTED, f"{request.method[:20]} is not supported here")
+        await self._allow(request, principal, endpoint, named)
         response: Response = await handler(request, **named)
         return response
 
-    def _allow(self, request: Request) -> None:
-        if request.method in _READS:
-            return
-        if self._anonymous is not Anonymous.PUSH:
-            raise RegistryError(Fault.DENIED, "this registry is served for pulling only")
-        if "origin" in request.headers or "sec-fetch-site" in request.headers:
+    async def _allow(self, request: Request, principal: Principal, endpoint: str, named: Mapping[str, str]) -> None:
+        """Raises RegistryError ``unauthorized`` or ``denied``."""
+        nobody = principal.kind is PrincipalKind.ANONYMOUS
+        if (
+            nobody
+            and request.method not in _READS
+            and ("origin" in request.headers or "sec-fetch-site" in request.headers)
+        ):
             # A page in a browser on this machine can reach loopback too, and nobody asked it to push.
             raise RegistryError(Fault.DENIED, "a web page may not change this registry")
+        if endpoint == "root":
+            if nobody and self._guard.anonymous is Anonymous.NONE:
+                raise RegistryError(Fault.UNAUTHORIZED, "Not Authorized", hint="log in: see 'bayplan registry env'")
+            return
+        name = named.get("name")
+        if endpoint == "blob" and request.method in _READS and name is not None:
+            given = request.parameters().get("link", [""])[-1]
+            if given and tokens.opens(self._guard.accounts.load(), given, name, named["digest"], time.time()):
+                return
+        method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
+        action = _ACTIONS.get((method, endpoint), "ecr:DescribeRepositories")
+        context = {"aws:sourceip": (request.peer.rpartition(":")[0] or request.peer,)}
+        await self._run(self._guard.require, principal, action, name, context)
+        if endpoint == "uploads" and name is not None:
+            source = {key: values[-1] for key, values in request.parameters().items()}.get("from")
+            if source:
+                for needed in ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"):
+                    await self._run(self._guard.require, principal, needed, repository_name(source), context)
+
+    def _room(self, name: str) -> None:
+        """The repository that a push goes to; made by the push where everybody may push."""
+        if self._guard.anonymous is Anonymous.PUSH:
+            self._registry.ensure_repository(name)
+        else:
+            self._registry.describe(name)
+
+    def _source(self, digest: Any, given: str | None) -> str | None:
+        """Where a blob may be mounted from when the client does not say: anywhere, if everybody may read everything."""
+        if given is None and self._guard.anonymous is Anonymous.NONE:
+            raise RegistryError(Fault.BLOB_UNKNOWN, f"name the repository that {digest} is to be mounted from")
+        return given
 
     async def _run(self, work: Callable[..., T], *values: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
@@ -184,7 +224,7 @@ class Distribution:
             raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
         content = await request.body.read(contents.MANIFEST_LIMIT)
         media_type = request.headers.get("content-type", "")
-        await self._run(self._registry.ensure_repository, name)
+        await self._run(self._room, name)
         pushed = await self._run(
             lambda: self._registry.put_manifest(name, reference, content, media_type, tags=tags, sparse=self._sparse)
         )
@@ -246,15 +286,16 @@ class Distribution:
         asked = {key: values[-1] for key, values in request.parameters().items()}
         if "mount" in asked:
             wanted = digest_name(asked["mount"])
-            await self._run(self._registry.ensure_repository, name)
+            await self._run(self._room, name)
             try:
-                await self._run(self._registry.link_blob, name, wanted, asked.get("from") or None)
+                source = self._source(wanted, asked.get("from") or None)
+                await self._run(self._registry.link_blob, name, wanted, source)
             except RegistryError as error:
                 if error.fault is not Fault.BLOB_UNKNOWN:
                     raise
             else:
                 return _created(name, wanted)
-        await self._run(self._registry.ensure_repository, name)
+        await self._run(self._room, name)
         if "digest" in asked:
             digest = digest_name(asked["digest"])
             upload = await self._run(self._uploads.begin, name, digest.algorithm)
@@ -308,7 +349,7 @@ class Distribution:
 # -- forms of answers ----------------------------------------------------------------------------------------------
 
 
-def _error(error: RegistryError, *, status: int | None = None) -> Response:
+def error_answer(error: RegistryError, *, status: int | None = None) -> Response:
     document = {"errors": [{"code": error.fault.oci, "message": error.message, "detail": error.hint or None}]}
     headers = (("Content-Type", _JSON), _API)
     return Response(status or error.fault.status, headers, json.dumps(document).encode())
@@ -345,7 +386,7 @@ def _out_of_order(request: Request, upload: Upload) -> Response | None:
     part = content_range(header)
     if part.start == upload.offset and (request.body.length is None or request.body.length == len(part)):
         return None
-    refused = _error(
+    refused = error_answer(
         RegistryError(Fault.UPLOAD_RANGE, f"the next byte of this upload is {upload.offset}, not {part.start}")
     )
     state = _state(refused.status, upload)

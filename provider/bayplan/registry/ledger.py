@@ -164,6 +164,13 @@ def document(db: sqlite3.Connection, owner: str, name: str) -> str | None:
     return None if found is None else str(found[0])
 
 
+def repository_document(db: sqlite3.Connection, repository: str, name: str) -> str | None:
+    """A document of the repository ``repository``."""
+    query = "SELECT body FROM document JOIN repository ON repository.uid = owner WHERE repository.name = ? AND document.name = ?"
+    found = db.execute(query, (repository, name)).fetchone()
+    return None if found is None else str(found[0])
+
+
 def documents(db: sqlite3.Connection, owner: str, prefix: str) -> tuple[tuple[str, str], ...]:
     """(name, body) of an owner's documents whose names begin with ``prefix``, by name."""
     rows = db.execute(
@@ -314,6 +321,30 @@ def manifests(db: sqlite3.Connection, name: str) -> tuple[StoredManifest, ...]:
     row = repository_id(db, name)
     query = f"SELECT {_MANIFEST} FROM manifest WHERE repository = ? ORDER BY pushed, digest"  # noqa: S608
     return tuple(map(_manifest, db.execute(query, (row,))))
+
+
+def sizes(db: sqlite3.Connection, name: str) -> dict[str, int]:
+    """The bytes of each manifest's blobs, by its digest; manifests without blobs are left out."""
+    query = (
+        "SELECT child.manifest, sum(blob.size) FROM child JOIN blob ON blob.repository = child.repository "
+        "AND blob.digest = child.digest WHERE child.repository = ? AND child.kind = 'blob' GROUP BY child.manifest"
+    )
+    return dict(db.execute(query, (repository_id(db, name),)))
+
+
+def parents(db: sqlite3.Connection, name: str, digest: Digest) -> tuple[str, ...]:
+    """The indexes of a repository that name a manifest."""
+    query = "SELECT manifest FROM child WHERE repository = ? AND digest = ? AND kind = 'manifest' ORDER BY manifest"
+    return tuple(found for (found,) in db.execute(query, (repository_id(db, name), digest)))
+
+
+def note_pull(db: sqlite3.Connection, name: str, digest: Digest, now: float, least: float) -> None:
+    """Record a pull, unless one was recorded in the last ``least`` seconds."""
+    db.execute(
+        "UPDATE manifest SET pulled = ?1 WHERE repository = (SELECT id FROM repository WHERE name = ?2) AND digest = ?3 "
+        "AND (pulled IS NULL OR pulled < ?1 - ?4)",
+        (now, name, digest, least),
+    )
 
 
 def delete_tag(db: sqlite3.Connection, name: str, tag: str) -> None:

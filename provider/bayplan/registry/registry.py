@@ -42,6 +42,7 @@ UPLOAD_GRACE = 24 * 3600.0  # seconds that a blob is kept without a manifest
 MOST_TAGS_AT_ONCE = 100
 _EVERYTHING = -1  # SQLite's LIMIT for "no limit"
 _DEEPEST_INDEX = 8
+_PULL_SECONDS = 3600.0  # between two records of a manifest's pulls
 
 
 class Registry:
@@ -125,6 +126,10 @@ class Registry:
     def document(self, owner: str, name: str) -> str | None:
         """A document of a repository (by its uid) or of the registry (``""``): a policy, a setting."""
         return self._database.read(lambda db: ledger.document(db, owner, name))
+
+    def repository_document(self, repository: str, name: str) -> str | None:
+        """A document of a repository, by the repository's name; None also where there is no such repository."""
+        return self._database.read(lambda db: ledger.repository_document(db, repository, name))
 
     def documents(self, owner: str, prefix: str) -> tuple[tuple[str, str], ...]:
         """(name, body) of the documents whose names begin with ``prefix``."""
@@ -214,6 +219,20 @@ class Registry:
     def tags(self, repository: str, after: str = "", limit: int = _EVERYTHING) -> tuple[Tag, ...]:
         """Tags in the order of their bytes, those behind ``after``. Raises ``repository-unknown``."""
         return self._database.read(lambda db: ledger.tags(db, repository, after, limit))
+
+    def sizes(self, repository: str) -> dict[str, int]:
+        """The bytes of each manifest's blobs, by its digest."""
+        return self._database.read(lambda db: ledger.sizes(db, repository))
+
+    def parents(self, repository: str, digest: Digest) -> tuple[str, ...]:
+        """Digests of the indexes that name a manifest. Raises ``repository-unknown``."""
+        return self._database.read(lambda db: ledger.parents(db, repository, digest))
+
+    def note_pull(self, repository: str, row: StoredManifest) -> None:
+        """Record that a manifest was pulled; what was recorded within the hour is exact enough."""
+        now = time.time()
+        if row.pulled is None or row.pulled < now - _PULL_SECONDS:
+            self._database.write(lambda db: ledger.note_pull(db, repository, row.digest, now, _PULL_SECONDS))
 
     def delete_tag(self, repository: str, tag: str) -> None:
         """Take a tag away; its manifest stays. Raises ``tag-unknown``."""

@@ -1,40 +1,54 @@
 """``bayplan registry serve``: a listener, its connections, and an orderly end.
 
-It listens on loopback alone and lets anybody there pull and push: access control belongs to a registry that others can
-reach, and until bayplan has it no other address is taken. On SIGTERM or SIGINT no new request is accepted, those under
-way are answered, and uploads that wait for more end with the process; their clients begin anew.
+Callers are known by tokens and signatures (:mod:`.gateway`); what anybody may do is told by ``anonymous``. On SIGTERM or SIGINT
+no new request is accepted, those under way are answered, and uploads that wait for more end with the process; their clients
+begin anew. While it serves, the address stands in ``root/registry/server.json``, for ``bayplan registry env``; and lifecycle
+policies are carried out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
 from bayplan.oci.root import Root
 from bayplan.records import dataclass, field
+from bayplan.registry.access.accounts import Accounts
+from bayplan.registry.access.guard import Anonymous, Guard
 from bayplan.registry.connection import Connection, Limits
-from bayplan.registry.distribution import Anonymous, Distribution
-from bayplan.registry.endpoint import is_loopback
+from bayplan.registry.distribution import Distribution
 from bayplan.registry.exchange import Access, Request
+from bayplan.registry.gateway import Gateway
 from bayplan.registry.registry import Registry
 from bayplan.registry.uploads import Uploads
 
+if TYPE_CHECKING:
+    from bayplan.registry.ecr.face import Ecr
+
 _SWEEP_SECONDS = 60.0
+_POLICY_SECONDS = 3600.0  # between two times that lifecycle policies are carried out
+SERVER_FILE = "registry/server.json"
 _BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve. ``grace``: seconds that requests under way get at the end."""
+    """How to serve. ``grace``: seconds that requests under way get at the end; ``account`` and ``region``: what the registry's
+    account is to be called from now on."""
 
     listen: str = "127.0.0.1:5000"
-    anonymous: Anonymous = Anonymous.PUSH
+    anonymous: Anonymous = Anonymous.NONE
+    account: str | None = None
+    region: str | None = None
     sparse: bool = False
     limits: Limits = field(default_factory=Limits)
     threads: int = 16
@@ -44,7 +58,7 @@ class Settings:
 def address(listen: str) -> tuple[str, int]:
     """(host, port) of ``ADDRESS:PORT``; port 0 takes a free one.
 
-    Raises ``bad-listen-address``, and ``listen-not-loopback`` for what others could reach.
+    Raises ``bad-listen-address``.
     """
     try:
         parts = urlsplit(f"//{listen}")
@@ -55,12 +69,11 @@ def address(listen: str) -> tuple[str, int]:
         raise BayplanError(
             "bad-listen-address", f"{listen!r} is not an ADDRESS:PORT", hint="for example 127.0.0.1:5000 or [::1]:5000"
         )
-    if not host or not is_loopback(host):
+    if not host:
         raise BayplanError(
-            "listen-not-loopback",
-            f"the registry is served on loopback only, and {host or 'every address of this machine'} can be reached by"
-            " others",
-            hint="access control is not there yet; listen on 127.0.0.1:PORT and forward the port, for instance by ssh",
+            "bad-listen-address",
+            f"{listen!r} names no address",
+            hint="127.0.0.1:PORT for this machine alone, 0.0.0.0:PORT for all that can reach it",
         )
     return host, port
 
@@ -83,18 +96,22 @@ class Server:
         self._host, self._port = address(settings.listen)
         self._log = log
         self._registry = Registry(root)
+        self._place = root.path / SERVER_FILE
         self._uploads = Uploads(self._registry)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="registry")
-        self._application = Distribution(
-            self._registry,
-            self._uploads,
-            self._threads,
-            anonymous=settings.anonymous,
-            sparse=settings.sparse,
-            failed=failed,
-        )
+        accounts = Accounts(root)
+        accounts.settle(settings.account, settings.region)
+        guard = Guard(self._registry, accounts, settings.anonymous)
+        faces = Distribution(self._registry, self._uploads, self._threads, guard, sparse=settings.sparse)
+        self._application = Gateway(faces, lambda: self._ecr(guard), guard, self._threads, failed=failed)
         self._live: set[Connection] = set()
         self._sweeper: asyncio.Task[None] | None = None
+
+    def _ecr(self, guard: Guard) -> Ecr:
+        """The ECR API, made with its first call: its model takes a moment to read."""
+        from bayplan.registry.ecr.face import Ecr
+
+        return Ecr(self._registry, self._uploads, guard)
 
     async def start(self) -> tuple[str, int]:
         """Listen; (host, port) as it turned out. Raises ``port-taken``, ``listen-failed``."""
@@ -119,7 +136,22 @@ class Server:
             raise BayplanError("listen-failed", f"cannot listen on {where}: {error.strerror or error}") from None
         self._sweeper = loop.create_task(self._sweep())
         name = self._server.sockets[0].getsockname()
+        self._remember(str(name[0]), int(name[1]))
         return str(name[0]), int(name[1])
+
+    def _remember(self, host: str, port: int) -> None:
+        """Write down where this server is: the last one that was started is the one that is meant."""
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (not bound: translated)
+        where = f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"
+        self._place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = self._place.with_suffix(f".{os.getpid()}.{port}.new")
+        draft.write_text(json.dumps({"address": where, "pid": os.getpid()}))
+        draft.replace(self._place)
+
+    def _forget(self) -> None:
+        with suppress(FileNotFoundError, ValueError):
+            if json.loads(self._place.read_text())["pid"] == os.getpid():
+                self._place.unlink()
 
     async def close(self) -> None:
         """Take no more requests, answer those under way within the grace, end the rest."""
@@ -136,6 +168,7 @@ class Server:
             await asyncio.sleep(0.02)
         for connection in tuple(self._live):
             connection.abort()
+        self._forget()
         await self._server.wait_closed()
         await loop.run_in_executor(None, self._threads.shutdown)
         self._uploads.close()
@@ -143,9 +176,20 @@ class Server:
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
+        carried_out = loop.time()
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             await loop.run_in_executor(self._threads, self._uploads.sweep)
+            if loop.time() - carried_out >= _POLICY_SECONDS:
+                carried_out = loop.time()
+                await loop.run_in_executor(self._threads, self._expire)
+
+    def _expire(self) -> None:
+        from bayplan.registry.ecr.lifecycle import carry_out
+
+        for repository in self._registry.list():
+            with suppress(BayplanError):  # one that was deleted meanwhile
+                carry_out(self._registry, repository.name)
 
 
 def serve(

@@ -32,6 +32,7 @@ class Upload:
         self.algorithm = algorithm
         self.seen = time.monotonic()
         self.ended = False
+        self.least_part = 1 << 62  # bytes of the smallest part that came by the ECR API
         self._busy = threading.Lock()
         self._open = ExitStack()
         self.writer: BlobWriter = self._open.enter_context(store.writer(algorithm))

@@ -17,6 +17,7 @@ from bayplan.registry.faults import Fault, RegistryError
 
 USERNAME = "AWS"
 LIFE = 12 * 3600.0  # seconds, as in ECR
+_LINK_LIFE = 3600
 
 
 def issue(account: Account, key: str, now: float) -> tuple[str, float]:
@@ -40,6 +41,21 @@ def check(account: Account, password: str, now: float) -> Principal:
     if said["e"] <= now:
         raise RegistryError(Fault.DENIED, "Your authorization token has expired. Reauthenticate and try again.")
     return account.principal(key)
+
+
+def link(account: Account, repository: str, digest: str, now: float) -> str:
+    """What makes the URL of one blob worth something for an hour, to whoever has it (GetDownloadUrlForLayer)."""
+    text = f"{int(now + _LINK_LIFE)}".encode()
+    seal = hmac.digest(account.seal, b"\n".join((b"blob-link", repository.encode(), digest.encode(), text)), "sha256")
+    return f"{text.decode()}.{seal.hex()}"
+
+
+def opens(account: Account, given: str, repository: str, digest: str, now: float) -> bool:
+    """Whether ``given`` is a :func:`link` to this very blob that still holds."""
+    until = given.partition(".")[0]
+    if not until.isdecimal() or int(until) <= now:
+        return False
+    return hmac.compare_digest(given.encode(), link(account, repository, digest, int(until) - _LINK_LIFE).encode())
 
 
 def _seal(account: Account, text: bytes) -> bytes:

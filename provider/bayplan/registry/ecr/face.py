@@ -1,0 +1,75 @@
+"""The ECR API's front: one call in, one answer out.
+
+In this order, as AWS does: the operation is known, the parameters are what its model says, the caller may do it, it is done.
+Whatever the state machine refuses becomes an error that the operation declares.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from bayplan.records import dataclass
+from bayplan.registry.access.guard import Guard
+from bayplan.registry.access.principal import Principal
+from bayplan.registry.ecr import images, layers, lifecycle, repositories, settings, shapes
+from bayplan.registry.ecr.errors import EcrError, told
+from bayplan.registry.ecr.operations import OPERATIONS, Call
+from bayplan.registry.faults import RegistryError
+from bayplan.registry.registry import Registry
+from bayplan.registry.uploads import Uploads
+
+TARGET = "AmazonEC2ContainerRegistry_V20150921."
+ROOMS = (images, layers, lifecycle, repositories, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: dict[str, Any]
+
+
+class Ecr:
+    """The API over one registry. Any thread may call."""
+
+    def __init__(self, registry: Registry, uploads: Uploads, guard: Guard) -> None:
+        self._registry = registry
+        self._uploads = uploads
+        self._guard = guard
+
+    def handle(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> Answer:
+        """The answer to the operation ``name``. ``origin`` is how the caller reaches us (``http://127.0.0.1:5000``)."""
+        try:
+            return Answer(200, self._done(name, body, principal, origin, peer))
+        except EcrError as error:
+            return Answer(error.status, {"__type": error.code, "message": error.message, **error.members})
+
+    def _done(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> dict[str, Any]:
+        if name not in shapes.operations():
+            raise EcrError("UnknownOperationException", f"there is no operation {name[:80]}")
+        try:
+            parameters = json.loads(body or b"{}")
+        except (ValueError, RecursionError):
+            raise EcrError("SerializationException", "the body is no JSON") from None
+        if not isinstance(parameters, dict):
+            raise EcrError("SerializationException", "the body is no JSON object")
+        shapes.check(name, parameters)
+        found = OPERATIONS.get(name)
+        if found is None:
+            raise EcrError(_absent(name), f"{name} is not done by this registry: see docs/limits.md")
+        account = self._guard.accounts.load()
+        repository = parameters.get("repositoryName") if found.by_repository else None
+        try:
+            self._guard.require(principal, found.action, repository, {"aws:sourceip": (peer,)})
+            call = Call(name, parameters, principal, account, self._registry, self._uploads, origin, time.time())
+            return found.function(call)
+        except RegistryError as error:
+            raise told(error, shapes.declared(name)) from None
+
+
+def _absent(name: str) -> str:
+    declared = shapes.declared(name)
+    return next(
+        (one for one in ("ValidationException", "InvalidParameterException") if one in declared), "ServerException"
+    )
