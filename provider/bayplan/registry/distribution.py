@@ -207,6 +207,7 @@ class Distribution:
             content = b""
         else:
             row, content = await self._run(self._registry.manifest, name, reference)
+            await self._run(self._registry.note_pull, name, row)
         headers = (
             ("Content-Type", row.media_type),
             ("Docker-Content-Digest", str(row.digest)),

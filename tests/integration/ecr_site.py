@@ -1,0 +1,110 @@
+"""A registry served for tests of the ECR API, with clients that check every answer against the API's own model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from registry_processes import serving
+
+from bayplan.oci.root import Root
+from bayplan.registry.access.accounts import AccessKey, Accounts
+from bayplan.registry.access.guard import Anonymous
+from bayplan.registry.server import Settings
+
+
+class EcrSite:
+    """A root with its registry on an address."""
+
+    def __init__(self, root: Root, address: str) -> None:
+        self.root = root
+        self.address = address
+        self.accounts = Accounts(root)
+
+    @property
+    def number(self) -> str:
+        return self.accounts.load().number
+
+    def client(self, key: AccessKey | None = None, **more: Any) -> Any:
+        """A boto3 client; what it is answered is checked (see :func:`checked`)."""
+        account = self.accounts.load()
+        used = key or account.root_key
+        made = boto3.client(
+            "ecr",
+            endpoint_url=f"http://{self.address}",
+            region_name=account.region,
+            aws_access_key_id=used.id,
+            aws_secret_access_key=used.secret,
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=30),
+            **more,
+        )
+        made.meta.events.register("after-call.ecr", checked)
+        return made
+
+
+def checked(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    """Every answer has the members of its output shape and no others; every error is one that the operation declares."""
+    if http_response.status_code == 200:
+        body = {name: value for name, value in parsed.items() if name != "ResponseMetadata"}
+        raw = json.loads(http_response.content)
+        _fits(raw, model.output_shape, model.name)
+        assert set(body) == set(raw), "boto3 reads all that is said"
+        return
+    code = parsed["Error"]["Code"]
+    common = {"AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"}
+    assert code in {one.name for one in model.error_shapes} | common, f"{model.name} does not declare {code}"
+    assert code != "ServerException"
+
+
+def _fits(value: Any, shape: Any, path: str) -> None:
+    if shape is None:
+        assert value == {}, path
+    elif shape.type_name == "structure":
+        assert isinstance(value, dict), path
+        assert set(value) <= set(shape.members), f"{path}: {set(value) - set(shape.members)}"
+        assert set(shape.required_members) <= set(value), path
+        for name, one in value.items():
+            _fits(one, shape.members[name], f"{path}.{name}")
+    elif shape.type_name == "list":
+        assert isinstance(value, list), path
+        for one in value:
+            _fits(one, shape.member, f"{path}[]")
+    elif shape.type_name == "map":
+        for one in value.values():
+            _fits(one, shape.value, f"{path}{{}}")
+    else:
+        kinds = {
+            "string": str,
+            "integer": int,
+            "long": int,
+            "boolean": bool,
+            "timestamp": (int, float),
+            "double": float,
+        }
+        assert isinstance(value, kinds[shape.type_name]), f"{path}: {value!r} is no {shape.type_name}"
+        if getattr(shape, "enum", None):
+            assert value in shape.enum, f"{path}: {value!r}"
+
+
+@contextlib.contextmanager
+def ecr(folder: Path, anonymous: Anonymous = Anonymous.NONE) -> Iterator[EcrSite]:
+    root = Root.at(folder).ensure()
+    with serving(root, Settings(listen="127.0.0.1:0", anonymous=anonymous)) as address:
+        yield EcrSite(root, address)
+
+
+@contextlib.contextmanager
+def refused(code: str) -> Iterator[list[ClientError]]:
+    """The block is answered with the error ``code``."""
+    met: list[ClientError] = []
+    with pytest.raises(ClientError) as caught:
+        yield met
+    assert caught.value.response["Error"]["Code"] == code, caught.value
+    met.append(caught.value)
