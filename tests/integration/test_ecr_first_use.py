@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import check
 from engine_processes import dockerd, run
 from registry_processes import archive
 
@@ -50,6 +52,13 @@ def bayplan(root: Path, *words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def told(root: Path, schema: str, *words: str) -> Any:
+    """A document as its schema says."""
+    found = json.loads(bayplan(root, *words, "--json"))
+    check(schema, found)
+    return found
 
 
 def exported(lines: str) -> dict[str, str]:
@@ -124,8 +133,8 @@ def test_users_and_keys_by_hand(served: tuple[Path, str], tmp_path: Path) -> Non
     (tmp_path / "look.json").write_text(json.dumps(policy))
     assert bayplan(root, "user", "add", "ada", "--policy", str(tmp_path / "look.json")) == "ada\n"
     id, secret = bayplan(root, "key", "add", "--user", "ada").split()
-    assert secret not in bayplan(root, "key", "list", "--json")
-    assert json.loads(bayplan(root, "user", "list", "--json"))["users"][0]["keys"] == [id]
+    assert secret not in json.dumps(told(root, "registry-keys", "key", "list"))
+    assert told(root, "registry-users", "user", "list")["users"][0]["keys"] == [id]
     region = exported(bayplan(root, "env"))["AWS_REGION"]
     environment = {
         "AWS_ACCESS_KEY_ID": id,
@@ -137,10 +146,12 @@ def test_users_and_keys_by_hand(served: tuple[Path, str], tmp_path: Path) -> Non
     assert json.loads(aws(environment, "describe-repositories")) == {"repositories": []}
     with pytest.raises(AssertionError, match="AccessDeniedException"):
         aws(environment, "create-repository", "--repository-name", "mine")
-    bayplan(root, "key", "rm", id)
+    told(root, "registry-key", "key", "rm", id)
+    told(root, "registry-environment", "env")
+    told(root, "registry-key", "key", "add")
     with pytest.raises(AssertionError, match="UnrecognizedClientException"):
         aws(environment, "describe-repositories")
-    bayplan(root, "user", "rm", "ada")
+    told(root, "registry-user", "user", "rm", "ada")
     assert json.loads(bayplan(root, "user", "list", "--json")) == {"users": []}
 
 
