@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_a_lock_that_was_removed_under_its_waiter_is_taken_anew(root: Root) -> N
     got: list[int | None] = []
     waiter = threading.Thread(target=lambda: got.append(locked_file(path, lambda: make_run(root))))
     waiter.start()
+    time.sleep(0.5)  # it waits for the lock by then
     path.unlink()
     root.run_dir.rmdir()
     os.close(first)

@@ -36,8 +36,9 @@ class Scratch:
             except FileNotFoundError:
                 continue  # a build that starts this instant took it for a dead one's
             fcntl.flock(self._held, fcntl.LOCK_EX)
-            if self._path.exists():
-                return self
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._held), self._path.stat()):
+                    return self
             os.close(self._held)  # somebody reclaimed it before it was locked
 
     def __exit__(
@@ -63,8 +64,10 @@ def reclaim(folder: Path) -> int:
             held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
-                gone += 1
+                # What was opened may be gone, and another of the same name in its place, which somebody works in.
+                if os.path.samestat(os.fstat(held), Path(entry.path).stat()):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                    gone += 1
             except BlockingIOError:
                 continue
             finally:

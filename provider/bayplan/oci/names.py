@@ -17,12 +17,16 @@ from contextlib import contextmanager
 from bayplan.oci.digest import Digest
 from bayplan.oci.reference import ImageName
 from bayplan.oci.root import Root
+from bayplan.oci.wal import into_wal
 from bayplan.records import dataclass, field
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS names(
   name TEXT PRIMARY KEY, digest TEXT NOT NULL, labels TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID;
 """
+
+
+_BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,8 @@ class Names:
             if not self._path.exists():  # a look makes nothing
                 self._root.ensure()
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            db = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
+            db = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+            into_wal(db, _BUSY_SECONDS)
             db.executescript(_SCHEMA)
             self._local.db, self._local.process = db, os.getpid()
         return db

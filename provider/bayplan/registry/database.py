@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from bayplan.errors import BayplanError
+from bayplan.oci.wal import into_wal
 
 _VERSION = 2
 _BUSY_SECONDS = 30.0
@@ -173,17 +173,7 @@ class Database:
 
 
 def _settle(connection: sqlite3.Connection) -> None:
-    # Several processes may open a new file at once; the change to WAL is the one step that does not wait by itself.
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    connection.execute("PRAGMA synchronous=FULL")
+    into_wal(connection, _BUSY_SECONDS)
     connection.execute("PRAGMA foreign_keys=ON")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == _VERSION:
