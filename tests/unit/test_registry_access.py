@@ -133,7 +133,7 @@ def test_a_token_holds_for_twelve_hours_and_for_its_key(account: Account) -> Non
         tokens.check(replace(account, keys={}), password, 1000.0)
     with pytest.raises(RegistryError):
         tokens.check(replace(account, seal=b"x" * 32), password, 1000.0)
-    for wrong in ("", "abc", "ä", password[:-4], "A" + password[1:]):
+    for wrong in ("", "abc", "ä", password[:-4], ("B" if password[0] == "A" else "A") + password[1:]):
         with pytest.raises(RegistryError):
             tokens.check(account, wrong, 1000.0)
 
