@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 from bayplan.registry import contents
 from bayplan.registry.ecr.errors import EcrError, no_image
@@ -109,7 +110,7 @@ def _wrong(image: Mapping[str, str]) -> Body | None:
     if digest is not None:
         try:
             Digest.parse(digest)
-        except Exception as error:  # noqa: BLE001  (only what a digest is made of can be wrong)
+        except BayplanError as error:
             return _failure(image, "InvalidImageDigest", f"Invalid request parameters: {error}")
     return None
 
@@ -259,7 +260,7 @@ def list_image_referrers(call: Call) -> Body:
     subject = str(call.get("subjectId")["imageDigest"])
     try:
         digest = Digest.parse(subject)
-    except Exception as error:  # noqa: BLE001  (only what a digest is made of can be wrong)
+    except BayplanError as error:
         raise EcrError("InvalidParameterException", f"Invalid parameter at 'subjectId.imageDigest': {error}") from None
     kinds = (call.get("filter") or {}).get("artifactTypes") or []
     rows = [row for row in call.registry.referrers(one.name, digest) if not kinds or row.artifact_type in kinds]
