@@ -19,8 +19,8 @@ from bayplan.oci.root import Root
 from bayplan.records import replace
 from bayplan.registry.access import tokens
 from bayplan.registry.access.accounts import Account, Accounts
-from bayplan.registry.access.policy import Asked, Kind, PolicyError, evaluate, parse
-from bayplan.registry.access.principal import ANONYMOUS, Principal, PrincipalKind
+from bayplan.registry.access.model import ANONYMOUS, Asked, Principal, PrincipalKind
+from bayplan.registry.access.policy import Kind, PolicyError, evaluate, parse
 from bayplan.registry.access.sigv4 import Signed, Unsigned, verify
 from bayplan.registry.faults import RegistryError
 

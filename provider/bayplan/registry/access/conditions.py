@@ -8,13 +8,13 @@ operator but the negated ones, ``...IfExists`` and ``Null``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-#: The context of a request: values by lower-case key.
-Context = Mapping[str, Sequence[str]]
+from bayplan.registry.access.model import Context
+
 Test = Callable[[str, str], bool]
 
 

@@ -7,18 +7,20 @@ that much, whatever stands in policies.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 
 from bayplan.registry.access.accounts import Accounts
-from bayplan.registry.access.policy import Asked, Kind, Policy, Verdict, evaluate, parse
-from bayplan.registry.access.principal import Principal, PrincipalKind
-from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.access.authorizer import REGISTRY_POLICY, REPOSITORY_POLICY, Authorizer, parsed
+from bayplan.registry.access.model import Asked, Principal, PrincipalKind
+from bayplan.registry.access.policy import Kind
+from bayplan.registry.access.tokens import LIFE
 from bayplan.registry.registry import Registry
 
-REPOSITORY_POLICY = "policy"
-REGISTRY_POLICY = "registry-policy"
+__all__ = ["REGISTRY_POLICY", "REPOSITORY_POLICY", "Anonymous", "Guard"]
+
 PULL = frozenset(
     {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability", "ecr:ListImages"}
 )
@@ -47,18 +49,45 @@ class Anonymous(StrEnum):
         return {Anonymous.PULL: PULL, Anonymous.PUSH: PUSH}.get(self, frozenset())
 
 
-@lru_cache(maxsize=512)
-def _parsed(text: str, kind: Kind) -> Policy:
-    return parse(text, kind)
+@lru_cache
+def _allowing(what: Anonymous) -> str:
+    """The policy that ``allow`` of a password file stands for."""
+    statement = {"Effect": "Allow", "Action": sorted(what.actions), "Resource": "*"}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 class Guard:
-    """The door of one server."""
+    """The door of one server. ``named``: what a user with a password may do who is no user of the account; ``token_life``: how
+    long, in seconds, the account's authorization tokens hold."""
 
-    def __init__(self, registry: Registry, accounts: Accounts, anonymous: Anonymous = Anonymous.NONE) -> None:
-        self._registry = registry
+    def __init__(
+        self,
+        registry: Registry,
+        accounts: Accounts,
+        anonymous: Anonymous = Anonymous.NONE,
+        named: Anonymous = Anonymous.NONE,
+        *,
+        token_life: float = LIFE,
+    ) -> None:
+        self.authorizer = Authorizer(registry, accounts)
         self.accounts = accounts
         self.anonymous = anonymous
+        self.named = named
+        self.token_life = token_life
+
+    def makes_repositories(self, principal: Principal) -> bool:
+        """Whether a push of ``principal`` makes the repository that it goes to."""
+        if self.anonymous is Anonymous.PUSH:
+            return True
+        return self.named is Anonymous.PUSH and self._unnamed(principal)
+
+    def _unnamed(self, principal: Principal) -> bool:
+        """Whether this is a user with a password whom the account does not know."""
+        return (
+            principal.kind is PrincipalKind.USER
+            and not principal.key
+            and principal.name not in self.accounts.load().users
+        )
 
     def require(
         self, principal: Principal, action: str, repository: str | None, context: dict[str, Sequence[str]] | None = None
@@ -68,33 +97,7 @@ class Guard:
             return
         account = self.accounts.load()
         resource = "*" if repository is None else account.arn(repository)
-        asked = Asked(action, resource, context or {})
-        attached = self._attached(repository)
-        identity: list[Policy] = []
-        if principal.kind is PrincipalKind.USER and principal.account == account.number:
-            user = account.users.get(principal.name)
-            identity = [_parsed(text, Kind.IDENTITY) for text in user.policies.values()] if user else []
-        verdict = evaluate(asked, principal, owner=account.number, identity=identity, resource=attached)
-        if verdict is Verdict.ALLOWED:
-            return
-        if principal.kind is PrincipalKind.ANONYMOUS:
-            raise RegistryError(Fault.UNAUTHORIZED, "Not Authorized", hint="log in: see 'bayplan registry env'")
-        why = (
-            "with an explicit deny in a policy"
-            if verdict is Verdict.DENIED
-            else f"because no policy allows the {action} action"
-        )
-        raise RegistryError(
-            Fault.DENIED, f"User: {principal.arn} is not authorized to perform: {action} on resource: {resource} {why}"
-        )
-
-    def _attached(self, repository: str | None) -> list[Policy]:
-        found: list[Policy] = []
-        text = self._registry.document("", REGISTRY_POLICY)
-        if text is not None:
-            found.append(_parsed(text, Kind.REGISTRY))
-        if repository is not None:
-            text = self._registry.repository_document(repository, REPOSITORY_POLICY)
-            if text is not None:
-                found.append(_parsed(text, Kind.REPOSITORY))
-        return found
+        also = []
+        if self.named.actions and self._unnamed(principal):
+            also = [parsed(_allowing(self.named), Kind.IDENTITY)]
+        self.authorizer.require(principal, Asked(action, resource, context or {}), also=also)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from bayplan.records import dataclass, field
-from bayplan.registry.access.conditions import Context, arn_like, holds, known, like
-from bayplan.registry.access.principal import Principal, PrincipalKind
+from bayplan.records import dataclass
+from bayplan.registry.access.conditions import arn_like, holds, known, like
+from bayplan.registry.access.model import Asked, Principal, PrincipalKind
 
 LONGEST = 10240  # characters of a repository policy (ECR quotas)
 _VERSIONS = ("2008-10-17", "2012-10-17")
@@ -60,15 +60,6 @@ class Statement:
 @dataclass(frozen=True, slots=True)
 class Policy:
     statements: tuple[Statement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One thing that a principal wants to do. ``resource`` is an ARN or ``*``; ``context`` has lower-case keys."""
-
-    action: str
-    resource: str
-    context: Context = field(default_factory=dict)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -1,27 +1,7 @@
-"""Who asks: the root of an account, one of its users, or nobody in particular."""
+"""Who asks: see :mod:`.model`, where it stands."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from bayplan.registry.access.model import ANONYMOUS, Principal, PrincipalKind
 
-from bayplan.records import dataclass
-
-
-class PrincipalKind(StrEnum):
-    ROOT = "root"
-    USER = "user"
-    ANONYMOUS = "anonymous"
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """``account`` has twelve digits, ``arn`` is the IAM name, ``key`` the access key that proved it (never its secret)."""
-
-    kind: PrincipalKind
-    account: str = ""
-    arn: str = ""
-    name: str = ""
-    key: str = ""
-
-
-ANONYMOUS = Principal(PrincipalKind.ANONYMOUS)
+__all__ = ["ANONYMOUS", "Principal", "PrincipalKind"]

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, quote
 
 from bayplan.records import dataclass
 from bayplan.registry.access.accounts import Account
-from bayplan.registry.access.principal import Principal
+from bayplan.registry.access.model import Principal
 
 SKEW = 300.0  # seconds that a signature may lie in the past or in the future
 _ALGORITHM = "AWS4-HMAC-SHA256"
