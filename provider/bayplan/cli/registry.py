@@ -6,7 +6,9 @@ Repositories that stacks declare stand in it; 'bayplan image push IMAGE bayplan.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayplan.cli import show
@@ -15,14 +17,15 @@ from bayplan.cli.options import add_places, root_of
 from bayplan.errors import BayplanError, UsageError
 
 if TYPE_CHECKING:
-    from bayplan.registry.exchange import Access, Request
+    from bayplan.registry.configuration import Settings
+    from bayplan.registry.exchange import Request
     from bayplan.registry.registry import Registry
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in (
-        ("serve", "serve the registry (OCI distribution API) until SIGTERM or SIGINT"),
+        ("serve", "serve the registry (OCI distribution API, Amazon ECR API) until SIGTERM or SIGINT"),
         ("list", "the repositories"),
         ("tags", "the tags of a repository"),
         ("rm", "remove a repository, a tag (NAME:TAG) or a manifest (NAME@DIGEST)"),
@@ -40,19 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
             configure_access(verb, name)
         elif name == "serve":
-            verb.add_argument(
-                "--listen",
-                default="127.0.0.1:5000",
-                metavar="ADDRESS:PORT",
-                help="default 127.0.0.1:5000; port 0: a free one",
-            )
-            verb.add_argument(
-                "--anonymous",
-                choices=("none", "pull", "push"),
-                default="none",
-                help="what callers without credentials may do (default none); with push, the first push makes a repository",
-            )
-            verb.add_argument("-q", "--quiet", action="store_true", help="no line per request")
+            _serve_options(verb)
         elif name == "tags":
             verb.add_argument("repository", metavar="REPOSITORY")
         elif name == "rm":
@@ -62,33 +53,86 @@ def configure(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def _serve_options(verb: argparse.ArgumentParser) -> None:
+    """Flags go before the file; None is what the file says, or its default."""
+    verb.add_argument(
+        "--config",
+        metavar="FILE",
+        help="how to serve, in YAML; 'bayplan schema registry' says what may stand in it",
+    )
+    verb.add_argument("--listen", metavar="ADDRESS:PORT", help="default 127.0.0.1:5000; port 0: a free one")
+    verb.add_argument(
+        "--anonymous",
+        choices=("none", "pull", "push"),
+        help="what callers without credentials may do (default none); with push, the first push makes a repository",
+    )
+    verb.add_argument(
+        "--tls",
+        action="store_true",
+        help="serve over TLS, with the certificate of --config or, without one, one of its own",
+    )
+    verb.add_argument("--tls-certificate", metavar="FILE", help="serve over TLS with this certificate and chain (PEM)")
+    verb.add_argument("--tls-key", metavar="FILE", help="its private key, where it is not in the same file")
+    verb.add_argument(
+        "--access-log", choices=("text", "json", "none"), help="the form of the line per request (default text)"
+    )
+    verb.add_argument("-q", "--quiet", action="store_true", help="no line per request")
+
+
 def run(arguments: argparse.Namespace) -> int:
     result: int = globals()[f"_{arguments.verb}"](arguments)
     return result
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from bayplan.records import replace
     from bayplan.registry.access.guard import Anonymous
-    from bayplan.registry.server import Settings, serve
+    from bayplan.registry.configuration import LogFormat, Logging, Settings, Tls, read
 
+    settings = read(Path(arguments.config)) if arguments.config else Settings()
+    if arguments.listen is not None:
+        settings = replace(settings, listen=arguments.listen)
+    if arguments.anonymous is not None:
+        settings = replace(settings, anonymous=Anonymous(arguments.anonymous))
+    if arguments.tls_certificate is not None:
+        key = Path(arguments.tls_key) if arguments.tls_key is not None else None
+        settings = replace(settings, tls=Tls(Path(arguments.tls_certificate), key))
+    elif arguments.tls_key is not None:
+        raise UsageError("usage", "--tls-key belongs to a --tls-certificate")
+    elif arguments.tls and settings.tls is None:
+        settings = replace(settings, tls=Tls())
+    if arguments.quiet or arguments.access_log is not None:
+        format = LogFormat.NONE if arguments.quiet else LogFormat(arguments.access_log)
+        settings = replace(settings, logging=Logging(format, settings.logging.file))
+    return settings
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from bayplan.registry.access_log import AccessLog
+    from bayplan.registry.configuration import LogFormat
+    from bayplan.registry.server import serve
+
+    settings = _settings(arguments)
     root = root_of(arguments).ensure()
 
     def ready(host: str, port: int) -> None:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if arguments.json:
-            sys.stdout.write(f'{{"address": "{where}", "root": "{root.path}"}}\n')
+            said = {"address": where, "root": str(root.path), "tls": settings.tls is not None}
+            sys.stdout.write(json.dumps(said) + "\n")
         else:
-            sys.stdout.write(f"serving {root.path} on {where}\n")
+            sys.stdout.write(f"serving {root.path} on {where}{' over TLS' if settings.tls else ''}\n")
         sys.stdout.flush()
-
-    def log(access: Access) -> None:
-        show.warn(str(access))
 
     def failed(request: Request, error: Exception) -> None:
         show.warn(f"{request.method} {request.path}: {type(error).__name__}: {error}")
 
-    settings = Settings(listen=arguments.listen, anonymous=Anonymous(arguments.anonymous))
-    serve(root, settings=settings, log=None if arguments.quiet else log, failed=failed, ready=ready)
+    log = AccessLog(settings.logging)
+    try:
+        quiet = settings.logging.format is LogFormat.NONE
+        serve(root, settings=settings, log=None if quiet else log, failed=failed, ready=ready)
+    finally:
+        log.close()
     return 0
 
 

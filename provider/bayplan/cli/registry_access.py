@@ -49,7 +49,8 @@ def env(arguments: argparse.Namespace) -> int:
 
     root = root_of(arguments)
     try:
-        address = json.loads((root.path / SERVER_FILE).read_text())["address"]
+        served = json.loads((root.path / SERVER_FILE).read_text())
+        address, tls = served["address"], served.get("tls")
     except (FileNotFoundError, ValueError, KeyError):
         raise BayplanError(
             "not-served", f"no server of the registry of {root.path} runs", hint="bayplan registry serve &"
@@ -61,8 +62,10 @@ def env(arguments: argparse.Namespace) -> int:
         "AWS_SECRET_ACCESS_KEY": key.secret,
         "AWS_REGION": account.region,
         "AWS_DEFAULT_REGION": account.region,
-        "AWS_ENDPOINT_URL_ECR": f"http://{address}",
+        "AWS_ENDPOINT_URL_ECR": f"{'https' if tls else 'http'}://{address}",
     }
+    if tls and tls != "given":
+        values["AWS_CA_BUNDLE"] = tls  # a certificate of the registry's own, which nobody else vouches for
     if arguments.json:
         show.document({"account": account.number, "environment": values})
     else:

@@ -328,22 +328,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             response.close()
             if self._log is not None:
-                target = request.path + (f"?{request.query}" if request.query else "")
-                agent = request.headers.get("user-agent", "")
-                took = self._loop.time() - began
-                self._log(
-                    Access(
-                        when,
-                        self._peer,
-                        request.method,
-                        target,
-                        response.status,
-                        request.body.received,
-                        sent,
-                        took,
-                        agent,
-                    )
-                )
+                self._log(Access.of(request, response.status, sent, when, self._loop.time() - began))
         return keep
 
     async def _linger(self, body: Incoming) -> bool:

@@ -19,10 +19,11 @@ from urllib.parse import quote, urlencode
 
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import MediaType
+from bayplan.oci.digest import Digest
 from bayplan.registry import contents
 from bayplan.registry.access import tokens
 from bayplan.registry.access.guard import Anonymous, Guard
-from bayplan.registry.access.principal import Principal, PrincipalKind
+from bayplan.registry.access.model import Principal, PrincipalKind
 from bayplan.registry.exchange import BodyTooLarge, FileSlice, Incoming, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import StoredManifest, digest_name, repository_name, tag_name
@@ -31,6 +32,7 @@ from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
 from bayplan.registry.uploads import Upload, Uploads
 
 _PAGE = 1000  # of referrers and, where nothing else is asked for, names of repositories
+_MOST_SOURCES = 50  # repositories that are looked at for one to mount a blob from
 _API = ("Docker-Distribution-Api-Version", "registry/2.0")
 _JSON = "application/json"
 _PATHS = tuple(
@@ -46,6 +48,7 @@ _PATHS = tuple(
         (r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", "referrers"),
     )
 )
+_NAME = re.compile(r"[a-z0-9._/-]{1,255}")
 _READS = frozenset({"GET", "HEAD"})
 #: What a policy allows or denies, by method and endpoint, as ECR asks for it behind its own registry.
 _ACTIONS = {
@@ -63,6 +66,18 @@ _ACTIONS = {
     ("PUT", "upload"): "ecr:CompleteLayerUpload",
     ("DELETE", "upload"): "ecr:CompleteLayerUpload",
 }
+
+#: What a bearer token must be for, by the action that a policy is asked for (distribution's token specification).
+_SCOPES = {
+    "ecr:DescribeRepositories": "*",
+    "ecr:ListImages": "pull",
+    "ecr:BatchGetImage": "pull",
+    "ecr:GetDownloadUrlForLayer": "pull",
+    "ecr:BatchCheckLayerAvailability": "pull",
+    "ecr:BatchDeleteImage": "delete",
+}
+CATALOG = "_catalog"
+_BY_CALLER = frozenset({"uploads", "manifest"})  # whose pushes need to know the caller
 
 T = TypeVar("T")
 
@@ -102,7 +117,7 @@ class Distribution:
                 RegistryError(Fault.NAME_INVALID, "this is no path of the distribution API"), status=404
             )
         match, endpoint = found
-        named = match.groupdict()
+        named: dict[str, Any] = match.groupdict()
         if "name" in named:
             repository_name(named["name"])
         handler: Callable[..., Any] | None = getattr(self, f"_{request.method.lower()}_{endpoint}", None)
@@ -111,6 +126,8 @@ class Distribution:
         if handler is None:
             raise RegistryError(Fault.UNSUPPORTED, f"{request.method[:20]} is not supported here")
         await self._allow(request, principal, endpoint, named)
+        if endpoint in _BY_CALLER and request.method in ("POST", "PUT"):
+            named = {**named, "principal": principal}
         response: Response = await handler(request, **named)
         return response
 
@@ -135,26 +152,47 @@ class Distribution:
                 return
         method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
         action = _ACTIONS.get((method, endpoint), "ecr:DescribeRepositories")
-        context = {"aws:sourceip": (request.peer.rpartition(":")[0] or request.peer,)}
-        await self._run(self._guard.require, principal, action, name, context)
-        if endpoint == "uploads" and name is not None:
-            source = {key: values[-1] for key, values in request.parameters().items()}.get("from")
-            if source:
-                for needed in ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"):
-                    await self._run(self._guard.require, principal, needed, repository_name(source), context)
+        within_scope(principal, action, name)
+        await self._run(self._guard.require, principal, action, name, {"aws:sourceip": (request.address,)})
 
-    def _room(self, name: str) -> None:
-        """The repository that a push goes to; made by the push where everybody may push."""
-        if self._guard.anonymous is Anonymous.PUSH:
+    async def _may_mount(self, request: Request, principal: Principal, source: str) -> bool:
+        """Whether the caller may read the repository that a blob is to be mounted from. If not, the blob is uploaded."""
+        context = {"aws:sourceip": (request.address,)}
+        try:
+            for needed in ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"):
+                within_scope(principal, needed, source)
+                await self._run(self._guard.require, principal, needed, source, context)
+        except RegistryError as error:
+            if error.fault not in (Fault.DENIED, Fault.UNAUTHORIZED):
+                raise
+            return False
+        return True
+
+    def _room(self, name: str, principal: Principal) -> None:
+        """The repository that a push goes to; made by the push where the caller's pushes make repositories."""
+        if self._guard.makes_repositories(principal):
             self._registry.ensure_repository(name)
         else:
             self._registry.describe(name)
 
-    def _source(self, digest: Any, given: str | None) -> str | None:
-        """Where a blob may be mounted from when the client does not say: anywhere, if everybody may read everything."""
-        if given is None and self._guard.anonymous is Anonymous.NONE:
-            raise RegistryError(Fault.BLOB_UNKNOWN, f"name the repository that {digest} is to be mounted from")
-        return given
+    async def _mount(
+        self, request: Request, principal: Principal, name: str, wanted: Digest, given: str | None
+    ) -> bool:
+        """Mount a blob from ``given`` or, where the client does not say, from any repository that the caller may read."""
+        if given is not None:
+            sources: tuple[str, ...] = (repository_name(given),)
+        else:
+            sources = await self._run(self._registry.holders, wanted, _MOST_SOURCES)
+        for source in sources:
+            if await self._may_mount(request, principal, source):
+                try:
+                    await self._run(self._registry.link_blob, name, wanted, source)
+                except RegistryError as error:
+                    if error.fault is not Fault.BLOB_UNKNOWN:
+                        raise
+                else:
+                    return True
+        return False
 
     async def _run(self, work: Callable[..., T], *values: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
@@ -218,14 +256,14 @@ class Distribution:
             return Response(HTTPStatus.NOT_MODIFIED, headers, length=row.size)
         return Response(HTTPStatus.OK, headers, content, row.size)
 
-    async def _put_manifest(self, request: Request, name: str, reference: str) -> Response:
+    async def _put_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
         _reference(reference)
         tags = request.parameters().get("tag", []) if ":" in reference else []
         if len(tags) > MOST_TAGS_AT_ONCE:
             raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
         content = await request.body.read(contents.MANIFEST_LIMIT)
         media_type = request.headers.get("content-type", "")
-        await self._run(self._room, name)
+        await self._run(self._room, name, principal)
         pushed = await self._run(
             lambda: self._registry.put_manifest(name, reference, content, media_type, tags=tags, sparse=self._sparse)
         )
@@ -283,20 +321,13 @@ class Distribution:
 
     # -- uploads ---------------------------------------------------------------------------------------------------
 
-    async def _post_uploads(self, request: Request, name: str) -> Response:
+    async def _post_uploads(self, request: Request, name: str, principal: Principal) -> Response:
         asked = {key: values[-1] for key, values in request.parameters().items()}
+        await self._run(self._room, name, principal)
         if "mount" in asked:
             wanted = digest_name(asked["mount"])
-            await self._run(self._room, name)
-            try:
-                source = self._source(wanted, asked.get("from") or None)
-                await self._run(self._registry.link_blob, name, wanted, source)
-            except RegistryError as error:
-                if error.fault is not Fault.BLOB_UNKNOWN:
-                    raise
-            else:
+            if await self._mount(request, principal, name, wanted, asked.get("from") or None):
                 return _created(name, wanted)
-        await self._run(self._room, name)
         if "digest" in asked:
             digest = digest_name(asked["digest"])
             upload = await self._run(self._uploads.begin, name, digest.algorithm)
@@ -345,6 +376,31 @@ class Distribution:
     async def _take(self, upload: Upload, body: Incoming) -> None:
         while pieces := await body.pieces():
             await self._run(self._uploads.append, upload, pieces)
+
+
+def within_scope(principal: Principal, action: str, name: str | None) -> None:
+    """Raises RegistryError ``unauthorized`` where the caller's bearer token is for something else."""
+    if principal.scopes is not None and (name or CATALOG, _SCOPES.get(action, "push")) not in principal.scopes:
+        raise RegistryError(
+            Fault.UNAUTHORIZED, "the token is not for this", hint="fetch one for the scope that is named"
+        )
+
+
+def scope_of(request: Request) -> str:
+    """The scope that a client is to ask a bearer token for, to make this request; empty where none is needed."""
+    for pattern, endpoint in _PATHS:
+        match = pattern.fullmatch(request.path)
+        if match is None:
+            continue
+        if endpoint == "catalog":
+            return "registry:catalog:*"
+        name = match.groupdict().get("name")
+        if name is None:
+            return ""
+        method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
+        kind = _SCOPES.get(_ACTIONS.get((method, endpoint), ""), "push")
+        return f"repository:{name}:{'pull,push' if kind == 'push' else kind}" if _NAME.fullmatch(name) else ""
+    return ""
 
 
 # -- forms of answers ----------------------------------------------------------------------------------------------

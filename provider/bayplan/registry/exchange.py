@@ -7,6 +7,7 @@ which the connection hands to ``sendfile``.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl
 from bayplan.records import dataclass, field
 
 PIECE = 1 << 20  # bytes of a body that are handed over at once
+_LINK = re.compile(r"(?:^|(?<=&))link=[^&]*")
 HELD = 2 * PIECE  # beyond this the peer is not read from until the consumer has caught up
 
 
@@ -113,7 +115,11 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` is percent-decoded text, ``query`` what stands behind the ``?``; header names are lower case."""
+    """``path`` is percent-decoded text, ``query`` what stands behind the ``?``; header names are lower case.
+
+    ``notes`` is for who answers: what is found out about the request on its way, for the lines that are written about it
+    (``who``: the caller's ARN or ``anonymous``; ``id``).
+    """
 
     method: str
     path: str
@@ -121,6 +127,12 @@ class Request:
     headers: Mapping[str, str]
     body: Incoming
     peer: str
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """The peer without its port."""
+        return self.peer.rpartition(":")[0] or self.peer
 
     def parameters(self) -> dict[str, list[str]]:
         """The query's values by name, in their order."""
@@ -159,7 +171,8 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One line of the access log. ``when`` in Unix seconds, ``seconds`` from the request's head to the answer's end."""
+    """What the access log and the metrics know of one request. ``when`` in Unix seconds, ``seconds`` from the request's head
+    to the answer's end; ``target`` never shows what opens a link to a blob."""
 
     when: float
     peer: str
@@ -169,15 +182,37 @@ class Access:
     received: int
     sent: int
     seconds: float
-    agent: str = field(default="")
+    agent: str = ""
+    who: str = ""
+    id: str = ""
+
+    @staticmethod
+    def of(request: Request, status: int, sent: int, when: float, seconds: float) -> Access:
+        target = request.path
+        if request.query:
+            target += "?" + _LINK.sub("link=***", request.query)
+        agent, notes = request.headers.get("user-agent", ""), request.notes
+        return Access(
+            when,
+            request.peer,
+            request.method,
+            target,
+            status,
+            request.body.received,
+            sent,
+            seconds,
+            agent,
+            notes.get("who", ""),
+            notes.get("id", ""),
+        )
 
     def __str__(self) -> str:
         import time
 
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.when))
         return (
-            f"{stamp} {self.peer} {self.method} {self.target} {self.status} in={self.received} out={self.sent} "
-            f"ms={self.seconds * 1000:.1f} agent={self.agent!r}"
+            f"{stamp} {self.peer} {self.who or '-'} {self.method} {self.target} {self.status} in={self.received} "
+            f"out={self.sent} ms={self.seconds * 1000:.1f} agent={self.agent!r}"
         )
 
 

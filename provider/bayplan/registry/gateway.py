@@ -1,73 +1,82 @@
 """The door of the registry's server: who is calling, and which face answers.
 
 One port has two faces: the OCI Distribution API below ``/v2/``, and the ECR API, which is a POST to ``/`` that names its operation
-in ``X-Amz-Target``. A caller of the first shows a token (``docker login -u AWS``) or nothing; one of the second signs the request.
-Who shows nothing is anybody, and gets what ``--anonymous`` and the policies give to anybody.
+in ``X-Amz-Target``. A caller of the first shows a token, a password (:mod:`.access.credentials`) or nothing; one of the second signs
+the request. Who shows nothing is anybody, and gets what ``--anonymous`` and the policies give to anybody. Besides there are the token
+endpoint, and the pages by which a server is watched, for which nobody waits and nobody logs in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
+import math
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from http import HTTPStatus
 from typing import Any
 
 from bayplan.errors import BayplanError
-from bayplan.registry.access import sigv4, tokens
+from bayplan.registry.access import sigv4
+from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Guard
-from bayplan.registry.access.principal import ANONYMOUS, Principal
-from bayplan.registry.distribution import Distribution, error_answer
+from bayplan.registry.distribution import Distribution, error_answer, scope_of
 from bayplan.registry.exchange import BodyTooLarge, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.throttle import Throttle
 
 _TARGET = re.compile(r"AmazonEC2ContainerRegistry_V20150921\.([A-Za-z]{1,80})")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+#: Pages that are answered whatever the caller's rate: how a server is watched.
+FREE = frozenset({"/healthz", "/metrics"})
 _AMZ_JSON = "application/x-amz-json-1.1"
 _LONGEST_CALL = 32 << 20  # bytes: the largest part of a layer, 20 MiB, in base64, with room
 
 
 class Gateway:
-    """The application of a server. ``failed`` is told what went wrong inside."""
+    """The application of a server. ``failed`` is told what went wrong inside; ``pages`` are what else is served, by path."""
 
     def __init__(
         self,
         distribution: Distribution,
         ecr: Callable[[], Any],
         guard: Guard,
+        credentials: Credentials,
         threads: Executor,
         *,
         secure: bool = False,
+        bearer: bool = False,
+        throttle: Throttle | None = None,
+        pages: Mapping[str, Callable[[Request], Awaitable[Response]]] | None = None,
         failed: Callable[[Request, Exception], None] | None = None,
     ) -> None:
         self._distribution = distribution
         self._make_ecr = ecr
         self._ecr: Any = None
         self._guard = guard
+        self._credentials = credentials
         self._threads = threads
         self._scheme = "https" if secure else "http"
+        self._bearer = bearer
+        self._throttle = throttle
+        self._pages = pages or {}
         self._failed = failed
 
     async def __call__(self, request: Request) -> Response:
         try:
+            if request.path in FREE:
+                page = self._pages.get(request.path)
+                return await page(request) if page else Response(HTTPStatus.NOT_FOUND)
+            seconds = self._throttle.take(request.address, time.monotonic()) if self._throttle else 0.0
             if "x-amz-target" in request.headers or request.path == "/":
-                return await self._call(request)
-            try:
-                principal = self._shown(request)
-            except RegistryError as error:
-                answer = error_answer(error)
-            else:
-                answer = await self._distribution(request, principal)
-            if answer.status == HTTPStatus.UNAUTHORIZED:
-                challenge = f'Basic realm="{self._origin(request)}/",service="ecr.amazonaws.com"'
-                return Response(answer.status, (*answer.headers, ("WWW-Authenticate", challenge)), answer.body)
-            return answer
+                return _told(400, "ThrottlingException", "Rate exceeded") if seconds else await self._call(request)
+            if seconds:
+                busy = error_answer(RegistryError(Fault.BUSY, "this address asks too often"))
+                return Response(busy.status, (*busy.headers, ("Retry-After", str(math.ceil(seconds)))), busy.body)
+            return await self._served(request)
         except (BayplanError, OSError) as error:
             if isinstance(error, ConnectionError):
                 raise  # the peer's end, not the store's
@@ -76,25 +85,37 @@ class Gateway:
             text = json.dumps({"errors": [{"code": "UNKNOWN", "message": "the registry failed; its log says why"}]})
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, (("Content-Type", "application/json"),), text.encode())
 
+    async def _served(self, request: Request) -> Response:
+        """The distribution API and its token endpoint."""
+        page = self._pages.get(request.path)
+        try:
+            if page is not None:
+                answer = await page(request)
+            else:
+                shown = await self._credentials.shown(request.headers.get("authorization", ""), request.address)
+                request.notes["who"] = shown.arn or str(shown.kind)
+                answer = await self._distribution(request, shown)
+        except RegistryError as error:
+            answer = error_answer(error)
+        if answer.status != HTTPStatus.UNAUTHORIZED:
+            return answer
+        challenge = ("WWW-Authenticate", self._challenge(request, token=page is not None))
+        return Response(answer.status, (*answer.headers, challenge), answer.body)
+
+    def _challenge(self, request: Request, *, token: bool) -> str:
+        """What the caller is to show. The token endpoint itself is asked with a password."""
+        origin = self._origin(request)
+        if token or not self._bearer:
+            return f'Basic realm="{origin}/",service="ecr.amazonaws.com"'
+        scope = scope_of(request)
+        wanted = f',scope="{scope}"' if scope else ""
+        wrong = ',error="insufficient_scope"' if "authorization" in request.headers else ""
+        return f'Bearer realm="{origin}/token",service="{origin.partition("://")[2]}"{wanted}{wrong}'
+
     def _origin(self, request: Request) -> str:
         """How the caller reaches this server. What is no host is not repeated."""
         host = request.headers.get("host", "")
         return f"{self._scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
-
-    def _shown(self, request: Request) -> Principal:
-        """Who shows a token with a request of the distribution API. Raises RegistryError ``unauthorized``, ``denied``."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if not scheme:
-            return ANONYMOUS
-        if scheme.lower() != "basic":
-            raise RegistryError(Fault.UNAUTHORIZED, "Not Authorized", hint="this registry takes Basic credentials")
-        try:
-            name, _, password = base64.b64decode(given.strip(), validate=True).decode("utf-8").partition(":")
-        except (binascii.Error, ValueError):
-            raise RegistryError(Fault.UNAUTHORIZED, "Not Authorized") from None
-        if name != tokens.USERNAME:
-            raise RegistryError(Fault.UNAUTHORIZED, "Not Authorized", hint=f"the user name is {tokens.USERNAME}")
-        return tokens.check(self._guard.accounts.load(), password, time.time())
 
     # -- the ECR API -----------------------------------------------------------------------------------------------
 
@@ -117,8 +138,8 @@ class Gateway:
             return _told(error.status, error.code, error.message)
         if self._ecr is None:
             self._ecr = self._make_ecr()
-        peer = request.peer.rpartition(":")[0] or request.peer
-        answer = self._ecr.handle(operation, body, principal, self._origin(request), peer)
+        request.notes["who"] = principal.arn
+        answer = self._ecr.handle(operation, body, principal, self._origin(request), request.address)
         return _document(answer.status, answer.body)
 
 

@@ -405,6 +405,12 @@ def blob_held(db: sqlite3.Connection, digest: Digest, name: str | None) -> bool:
     return db.execute(query, (digest, name)).fetchone() is not None
 
 
+def blob_holders(db: sqlite3.Connection, digest: Digest, most: int) -> tuple[str, ...]:
+    """The names of repositories that hold the blob, at most ``most``."""
+    query = "SELECT name FROM blob JOIN repository ON repository.id = blob.repository WHERE digest = ? LIMIT ?"
+    return tuple(row[0] for row in db.execute(query, (digest, most)))
+
+
 def delete_blob(db: sqlite3.Connection, name: str, digest: Digest) -> None:
     """Take a blob's link away. Raises ``blob-unknown``; ``denied`` while a manifest of the repository names it."""
     row = repository_id(db, name)

@@ -282,6 +282,10 @@ class Registry:
             self._link(repository, digest, size)
         return size
 
+    def holders(self, digest: Digest, most: int) -> tuple[str, ...]:
+        """The names of repositories that hold a blob, at most ``most``."""
+        return self._database.read(lambda db: ledger.blob_holders(db, digest, most))
+
     def keep_blob(self, repository: str, digest: Digest, size: int) -> None:
         """Link a blob that was just written to the store; the caller holds the lease under which it was written."""
         self._link(repository, digest, size)

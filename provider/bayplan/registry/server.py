@@ -1,14 +1,15 @@
 """``bayplan registry serve``: a listener, its connections, and an orderly end.
 
-Callers are known by tokens and signatures (:mod:`.gateway`); what anybody may do is told by ``anonymous``. On SIGTERM or SIGINT
-no new request is accepted, those under way are answered, and uploads that wait for more end with the process; their clients
-begin anew. While it serves, the address stands in ``root/registry/server.json``, for ``bayplan registry env``; and lifecycle
-policies are carried out.
+Plain HTTP is served by :mod:`.connection`, TLS by :mod:`.secure`; the application behind them is one (:mod:`.gateway`). On
+SIGTERM or SIGINT no new request is accepted, those under way are answered, and uploads that wait for more end with the process;
+their clients begin anew. While it serves, the address stands in ``root/registry/server.json``, for ``bayplan registry env``; and
+lifecycle policies are carried out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -21,38 +22,32 @@ from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
 from bayplan.oci.root import Root
-from bayplan.records import dataclass, field
 from bayplan.registry.access.accounts import Accounts
+from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Anonymous, Guard
-from bayplan.registry.connection import Connection, Limits
+from bayplan.registry.configuration import Challenge, Settings
+from bayplan.registry.connection import Connection
 from bayplan.registry.distribution import Distribution
 from bayplan.registry.exchange import Access, Request
 from bayplan.registry.gateway import Gateway
+from bayplan.registry.metrics import Metrics
 from bayplan.registry.registry import Registry
+from bayplan.registry.throttle import Throttle
+from bayplan.registry.token_service import PATH, TokenService
 from bayplan.registry.uploads import Uploads
+from bayplan.registry.watch import Watch
 
 if TYPE_CHECKING:
+    from bayplan.registry.certificates import Certificate
     from bayplan.registry.ecr.face import Ecr
+    from bayplan.registry.secure import SecureListener
+
+__all__ = ["SERVER_FILE", "Server", "Settings", "address", "serve"]
 
 _SWEEP_SECONDS = 60.0
 _POLICY_SECONDS = 3600.0  # between two times that lifecycle policies are carried out
 SERVER_FILE = "registry/server.json"
 _BACKLOG = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to serve. ``grace``: seconds that requests under way get at the end; ``account`` and ``region``: what the registry's
-    account is to be called from now on."""
-
-    listen: str = "127.0.0.1:5000"
-    anonymous: Anonymous = Anonymous.NONE
-    account: str | None = None
-    region: str | None = None
-    sparse: bool = False
-    limits: Limits = field(default_factory=Limits)
-    threads: int = 16
-    grace: float = 30.0
 
 
 def address(listen: str) -> tuple[str, int]:
@@ -94,18 +89,60 @@ class Server:
     ) -> None:
         self._settings = settings
         self._host, self._port = address(settings.listen)
-        self._log = log
         self._registry = Registry(root)
+        self._root = root
         self._place = root.path / SERVER_FILE
-        self._uploads = Uploads(self._registry)
-        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="registry")
+        self._uploads = Uploads(self._registry, most=settings.uploads)
         accounts = Accounts(root)
         accounts.settle(settings.account, settings.region)
-        guard = Guard(self._registry, accounts, settings.anonymous)
-        faces = Distribution(self._registry, self._uploads, self._threads, guard, sparse=settings.sparse)
-        self._application = Gateway(faces, lambda: self._ecr(guard), guard, self._threads, failed=failed)
+        self._certificate = self._own_certificate()
+        passwords, named = None, Anonymous.NONE
+        if settings.htpasswd is not None:
+            from bayplan.registry.access.passwords import Passwords
+
+            passwords, named = Passwords(settings.htpasswd.file), settings.htpasswd.allow
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="registry")
+        guard = Guard(self._registry, accounts, settings.anonymous, named, token_life=settings.token_life)
+        credentials = Credentials(accounts, self._threads, passwords, settings.rates.wrong_passwords)
+        metrics = Metrics()
+        self._log = _both(metrics, log)
         self._live: set[Connection] = set()
+        self._secure: SecureListener | None = None
+        watch = Watch(self._registry, root.path, self._threads, metrics, settings.metrics, self._gauges())
+        rates = settings.rates
+        self._application = Gateway(
+            Distribution(self._registry, self._uploads, self._threads, guard, sparse=settings.sparse),
+            lambda: self._ecr(guard),
+            guard,
+            credentials,
+            self._threads,
+            secure=self._certificate is not None,
+            bearer=settings.challenge is Challenge.BEARER,
+            throttle=Throttle(rates.per_second, rates.burst) if rates.per_second else None,
+            pages={
+                PATH: TokenService(guard, credentials, self._threads, settings.bearer_life),
+                "/healthz": watch.health,
+                "/metrics": watch.metrics,
+            },
+            failed=failed,
+        )
         self._sweeper: asyncio.Task[None] | None = None
+
+    def _own_certificate(self) -> Certificate | None:
+        if self._settings.tls is None:
+            return None
+        from bayplan.registry.certificates import certificate_for
+
+        return certificate_for(self._root, self._settings.tls, self._host)
+
+    def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        def connections() -> float:
+            return len(self._live) + (self._secure.under_way if self._secure is not None else 0)
+
+        return {
+            "bayplan_registry_connections": ("Connections; over TLS, requests under way.", connections),
+            "bayplan_registry_uploads": ("Uploads under way.", lambda: self._uploads.under_way),
+        }
 
     def _ecr(self, guard: Guard) -> Ecr:
         """The ECR API, made with its first call: its model takes a moment to read."""
@@ -115,28 +152,39 @@ class Server:
 
     async def start(self) -> tuple[str, int]:
         """Listen; (host, port) as it turned out. Raises ``port-taken``, ``listen-failed``."""
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: Connection(self._application, self._settings.limits, self._live, self._log),
-                self._host,
-                self._port,
-                backlog=_BACKLOG,
-                reuse_address=True,
-            )
+            host, port = await self._listen()
         except OSError as error:
             self._threads.shutdown()
             where = f"{self._host}:{self._port}"
             if isinstance(error, PermissionError):
                 raise BayplanError("listen-failed", f"this user may not listen on {where}") from None
-            if "in use" in str(error):
+            if error.errno == errno.EADDRINUSE:
                 raise BayplanError(
                     "port-taken", f"something listens on {where} already", hint="choose another port with --listen"
                 ) from None
             raise BayplanError("listen-failed", f"cannot listen on {where}: {error.strerror or error}") from None
-        self._sweeper = loop.create_task(self._sweep())
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        self._remember(host, port)
+        return host, port
+
+    async def _listen(self) -> tuple[str, int]:
+        limits = self._settings.limits
+        if self._certificate is not None:
+            from bayplan.registry.secure import SecureListener
+
+            self._secure = SecureListener(
+                self._application, limits, self._certificate, self._host, self._port, self._log
+            )
+            return await self._secure.start()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._application, limits, self._live, self._log),
+            self._host,
+            self._port,
+            backlog=_BACKLOG,
+            reuse_address=True,
+        )
         name = self._server.sockets[0].getsockname()
-        self._remember(str(name[0]), int(name[1]))
         return str(name[0]), int(name[1])
 
     def _remember(self, host: str, port: int) -> None:
@@ -145,7 +193,10 @@ class Server:
         where = f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"
         self._place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = self._place.with_suffix(f".{os.getpid()}.{port}.new")
-        draft.write_text(json.dumps({"address": where, "pid": os.getpid()}))
+        said = {"address": where, "pid": os.getpid()}
+        if self._certificate is not None:
+            said["tls"] = str(self._certificate.certificate) if self._certificate.own else "given"
+        draft.write_text(json.dumps(said))
         draft.replace(self._place)
 
     def _forget(self) -> None:
@@ -155,12 +206,22 @@ class Server:
 
     async def close(self) -> None:
         """Take no more requests, answer those under way within the grace, end the rest."""
-        self._server.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeper
         loop = asyncio.get_running_loop()
+        if self._secure is not None:
+            await self._secure.close(self._settings.grace)
+        else:
+            await self._close_plain(loop)
+        self._forget()
+        await loop.run_in_executor(None, self._threads.shutdown)
+        self._uploads.close()
+        self._registry.close()
+
+    async def _close_plain(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._server.close()
         until = loop.time() + self._settings.grace
         for connection in tuple(self._live):
             connection.finish()
@@ -168,11 +229,7 @@ class Server:
             await asyncio.sleep(0.02)
         for connection in tuple(self._live):
             connection.abort()
-        self._forget()
         await self._server.wait_closed()
-        await loop.run_in_executor(None, self._threads.shutdown)
-        self._uploads.close()
-        self._registry.close()
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -190,6 +247,17 @@ class Server:
         for repository in self._registry.list():
             with suppress(BayplanError):  # one that was deleted meanwhile
                 carry_out(self._registry, repository.name)
+
+
+def _both(metrics: Metrics, log: Callable[[Access], None] | None) -> Callable[[Access], None]:
+    if log is None:
+        return metrics
+
+    def each(access: Access) -> None:
+        metrics(access)
+        log(access)
+
+    return each
 
 
 def serve(

@@ -129,6 +129,11 @@ class Uploads:
             self._kept.pop(upload.id, None)
         upload.end()
 
+    @property
+    def under_way(self) -> int:
+        """How many sessions there are."""
+        return len(self._kept)
+
     def sweep(self) -> int:
         """End the sessions that were left alone; how many."""
         before = time.monotonic() - self._idle

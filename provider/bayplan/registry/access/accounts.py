@@ -21,7 +21,7 @@ from typing import Any
 from bayplan.errors import BayplanError
 from bayplan.oci.root import Root
 from bayplan.records import dataclass, field, replace
-from bayplan.registry.access.principal import Principal, PrincipalKind
+from bayplan.registry.access.model import Principal, PrincipalKind
 
 FILE = Path("registry/account.json")
 ROOT_USER = "root"
@@ -71,8 +71,11 @@ class Account:
         """Who a key stands for."""
         if key.user == ROOT_USER:
             return Principal(PrincipalKind.ROOT, self.number, f"arn:aws:iam::{self.number}:root", ROOT_USER, key.id)
-        arn = f"arn:aws:iam::{self.number}:user/{key.user}"
-        return Principal(PrincipalKind.USER, self.number, arn, key.user, key.id)
+        return self.user(key.user, key.id)
+
+    def user(self, name: str, key: str = "") -> Principal:
+        """A user of the account, known by an access key or, without one, by a password."""
+        return Principal(PrincipalKind.USER, self.number, f"arn:aws:iam::{self.number}:user/{name}", name, key)
 
     def arn(self, repository: str) -> str:
         """The ARN of a repository of this registry."""

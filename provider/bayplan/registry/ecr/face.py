@@ -12,7 +12,7 @@ from typing import Any
 
 from bayplan.records import dataclass
 from bayplan.registry.access.guard import Guard
-from bayplan.registry.access.principal import Principal
+from bayplan.registry.access.model import Principal
 from bayplan.registry.ecr import images, layers, lifecycle, repositories, settings, shapes
 from bayplan.registry.ecr.errors import EcrError, told
 from bayplan.registry.ecr.operations import OPERATIONS, Call
@@ -62,7 +62,8 @@ class Ecr:
         repository = parameters.get("repositoryName") if found.by_repository else None
         try:
             self._guard.require(principal, found.action, repository, {"aws:sourceip": (peer,)})
-            call = Call(name, parameters, principal, account, self._registry, self._uploads, origin, time.time())
+            life = self._guard.token_life
+            call = Call(name, parameters, principal, account, self._registry, self._uploads, origin, time.time(), life)
             return found.function(call)
         except RegistryError as error:
             raise told(error, shapes.declared(name)) from None

@@ -12,7 +12,8 @@ from typing import Any
 
 from bayplan.records import dataclass
 from bayplan.registry.access.accounts import Account
-from bayplan.registry.access.principal import Principal
+from bayplan.registry.access.model import Principal
+from bayplan.registry.access.tokens import LIFE
 from bayplan.registry.ecr.errors import EcrError, no_repository
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Repository
@@ -24,7 +25,8 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, with what it may work on. ``origin`` is the address under which the caller reaches this server."""
+    """One call, with what it may work on. ``origin`` is the address under which the caller reaches this server; ``token_life``
+    how long an authorization token holds, in seconds."""
 
     operation: str
     parameters: Mapping[str, Any]
@@ -34,6 +36,7 @@ class Call:
     uploads: Uploads
     origin: str
     now: float
+    token_life: float = LIFE
 
     def get(self, name: str, default: Any = None) -> Any:
         value = self.parameters.get(name)

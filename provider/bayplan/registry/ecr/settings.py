@@ -17,7 +17,7 @@ def get_authorization_token(call: Call) -> Body:
     ids = call.get("registryIds") or [call.account.number]
     if any(one != call.account.number for one in ids):
         raise EcrError("InvalidParameterException", f"this registry has the id '{call.account.number}' and no other")
-    password, until = tokens.issue(call.account, call.principal.key, call.now)
+    password, until = tokens.issue(call.account, call.principal.key, call.now, call.token_life)
     token = base64.b64encode(f"{tokens.USERNAME}:{password}".encode()).decode("ascii")
     return {"authorizationData": [{"authorizationToken": token, "expiresAt": until, "proxyEndpoint": call.origin}]}
 
