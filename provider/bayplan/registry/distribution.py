@@ -29,6 +29,8 @@ from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import StoredManifest, digest_name, repository_name, tag_name
 from bayplan.registry.ranges import content_range, served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
+from bayplan.registry.rules import note_pull, setting
+from bayplan.registry.templates import Purpose, find, make
 from bayplan.registry.uploads import Upload, Uploads
 
 _PAGE = 1000  # of referrers and, where nothing else is asked for, names of repositories
@@ -77,7 +79,8 @@ _SCOPES = {
     "ecr:BatchDeleteImage": "delete",
 }
 CATALOG = "_catalog"
-_BY_CALLER = frozenset({"uploads", "manifest"})  # whose pushes need to know the caller
+#: Whose answers depend on the caller.
+_BY_CALLER = frozenset({("POST", "uploads"), ("GET", "manifest"), ("HEAD", "manifest"), ("PUT", "manifest")})
 
 T = TypeVar("T")
 
@@ -126,7 +129,7 @@ class Distribution:
         if handler is None:
             raise RegistryError(Fault.UNSUPPORTED, f"{request.method[:20]} is not supported here")
         await self._allow(request, principal, endpoint, named)
-        if endpoint in _BY_CALLER and request.method in ("POST", "PUT"):
+        if (request.method, endpoint) in _BY_CALLER:
             named = {**named, "principal": principal}
         response: Response = await handler(request, **named)
         return response
@@ -172,13 +175,22 @@ class Distribution:
         """The repository that a push goes to; made by the push where the caller's pushes make repositories."""
         if self._guard.makes_repositories(principal):
             self._registry.ensure_repository(name)
-        else:
+            return
+        try:
             self._registry.describe(name)
+        except RegistryError as error:
+            template = find(self._registry, name, Purpose.PUSH) if error.fault is Fault.NAME_UNKNOWN else None
+            if template is None:
+                raise
+            self._guard.require(principal, "ecr:CreateRepository", name)
+            make(self._registry, name, template)
 
     async def _mount(
         self, request: Request, principal: Principal, name: str, wanted: Digest, given: str | None
     ) -> bool:
         """Mount a blob from ``given`` or, where the client does not say, from any repository that the caller may read."""
+        if await self._run(setting, self._registry, "BLOB_MOUNTING") == "DISABLED":
+            return False
         if given is not None:
             sources: tuple[str, ...] = (repository_name(given),)
         else:
@@ -238,14 +250,14 @@ class Distribution:
 
     # -- manifests -------------------------------------------------------------------------------------------------
 
-    async def _get_manifest(self, request: Request, name: str, reference: str) -> Response:
+    async def _get_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
         _reference(reference)
         if request.method == "HEAD":
             row = await self._run(self._registry.resolve, name, reference)
             content = b""
         else:
             row, content = await self._run(self._registry.manifest, name, reference)
-            await self._run(self._registry.note_pull, name, row)
+            await self._run(note_pull, self._registry, name, row, principal)
         headers = (
             ("Content-Type", row.media_type),
             ("Docker-Content-Digest", str(row.digest)),

@@ -67,8 +67,9 @@ class Registry:
         tags: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
+        documents: Mapping[str, str] | None = None,
     ) -> Repository:
-        """Make a repository. Raises ``bad-repository-name``, ``repository-exists``, ``parameter-invalid``."""
+        """Make a repository, its documents with it. Raises ``bad-repository-name``, ``repository-exists``, ``parameter-invalid``."""
         made = Repository(
             repository_name(name),
             uuid.uuid4().hex,
@@ -78,7 +79,13 @@ class Registry:
             dict(labels or {}),
             dict(details or {}),
         )
-        self._database.write(lambda db: ledger.insert_repository(db, made))
+
+        def record(db: ledger.Connection) -> None:
+            ledger.insert_repository(db, made)
+            for key, body in (documents or {}).items():
+                ledger.set_document(db, made.uid, key, body, made.created)
+
+        self._database.write(record)
         return made
 
     def ensure_repository(self, name: str) -> Repository:
@@ -139,6 +146,18 @@ class Registry:
         """Write a document, or take it away (None), durably; what was there before."""
         now = time.time()
         return self._database.write(lambda db: ledger.set_document(db, owner, name, body, now))
+
+    def add_document(self, owner: str, name: str, body: str) -> bool:
+        """Write a document where there is none of that name; whether there was none."""
+        now = time.time()
+
+        def record(db: ledger.Connection) -> bool:
+            if ledger.document(db, owner, name) is not None:
+                return False
+            ledger.set_document(db, owner, name, body, now)
+            return True
+
+        return self._database.write(record)
 
     # -- manifests and tags ----------------------------------------------------------------------------------------
 

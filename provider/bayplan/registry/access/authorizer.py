@@ -14,9 +14,11 @@ from bayplan.registry.access.model import Asked, Principal, PrincipalKind
 from bayplan.registry.access.policy import Kind, Policy, Verdict, evaluate, parse
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.registry import Registry
+from bayplan.registry.rules import FIRST_SCOPE, setting
 
 REPOSITORY_POLICY = "policy"
 REGISTRY_POLICY = "registry-policy"
+_SCOPE = "REGISTRY_POLICY_SCOPE"
 
 
 @lru_cache(maxsize=512)
@@ -43,7 +45,7 @@ class Authorizer:
             principal,
             owner=account.number,
             identity=[*self._own(account, principal), *also],
-            resource=self._attached(account, asked.resource),
+            resource=self._attached(account, asked),
         )
         if verdict is Verdict.ALLOWED:
             return
@@ -65,12 +67,12 @@ class Authorizer:
         user = account.users.get(principal.name)
         return [parsed(text, Kind.IDENTITY) for text in user.policies.values()] if user else []
 
-    def _attached(self, account: Account, resource: str) -> list[Policy]:
+    def _attached(self, account: Account, asked: Asked) -> list[Policy]:
         found: list[Policy] = []
         text = self._registry.document("", REGISTRY_POLICY)
-        if text is not None:
+        if text is not None and (asked.action in FIRST_SCOPE or setting(self._registry, _SCOPE) == "V2"):
             found.append(parsed(text, Kind.REGISTRY))
-        lead = account.arn("")
+        resource, lead = asked.resource, account.arn("")
         if resource.startswith(lead):
             text = self._registry.repository_document(resource.removeprefix(lead), REPOSITORY_POLICY)
             if text is not None:

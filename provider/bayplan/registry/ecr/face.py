@@ -13,7 +13,8 @@ from typing import Any
 from bayplan.records import dataclass
 from bayplan.registry.access.guard import Guard
 from bayplan.registry.access.model import Principal
-from bayplan.registry.ecr import images, layers, lifecycle, repositories, settings, shapes
+from bayplan.registry.ecr import account as account_room
+from bayplan.registry.ecr import images, layers, lifecycle, repositories, settings, shapes, templates
 from bayplan.registry.ecr.errors import EcrError, told
 from bayplan.registry.ecr.operations import OPERATIONS, Call
 from bayplan.registry.faults import RegistryError
@@ -21,7 +22,7 @@ from bayplan.registry.registry import Registry
 from bayplan.registry.uploads import Uploads
 
 TARGET = "AmazonEC2ContainerRegistry_V20150921."
-ROOMS = (images, layers, lifecycle, repositories, settings)
+ROOMS = (account_room, images, layers, lifecycle, repositories, settings, templates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from bayplan.registry.ecr.errors import EcrError, no_image
 from bayplan.registry.ecr.operations import Body, Call, operation
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Repository, StoredManifest
+from bayplan.registry.rules import note_pull
 
 _NO_IMAGE = frozenset({Fault.MANIFEST_UNKNOWN, Fault.TAG_UNKNOWN})
 
@@ -132,6 +133,17 @@ def _found(call: Call, one: Repository, image: Mapping[str, str]) -> StoredManif
     return row
 
 
+def required_image(call: Call, one: Repository, image: Mapping[str, str]) -> StoredManifest:
+    """The manifest that an id means. Raises EcrError ``InvalidParameterException``, ``ImageNotFoundException``."""
+    row = _found(call, one, image)
+    if isinstance(row, dict):
+        if row["failureCode"] in ("MissingDigestAndTag", "InvalidImageDigest"):
+            raise EcrError("InvalidParameterException", row["failureReason"])
+        shown = ", ".join(f"{name}:'{value}'" for name, value in sorted(image.items()))
+        raise no_image(one.name, call.account.number, shown)
+    return row
+
+
 @operation("BatchGetImage")
 def batch_get_image(call: Call) -> Body:
     one = call.repository()
@@ -147,7 +159,7 @@ def batch_get_image(call: Call) -> Body:
             failures.append(_failure(image, "ImageNotFound", "the image has none of the accepted media types"))
             continue
         _, content = call.registry.manifest(one.name, str(row.digest))
-        call.registry.note_pull(one.name, row)
+        note_pull(call.registry, one.name, row, call.principal)
         images.append(_image(call, one, row, content, image.get("imageTag")))
     return {"images": images, "failures": failures}
 
@@ -218,12 +230,7 @@ def describe_images(call: Call) -> Body:
     if ids is not None:
         rows: dict[Digest, StoredManifest] = {}
         for image in ids:
-            row = _found(call, one, image)
-            if isinstance(row, dict):
-                if row["failureCode"] in ("MissingDigestAndTag", "InvalidImageDigest"):
-                    raise EcrError("InvalidParameterException", row["failureReason"])
-                shown = ", ".join(f"{name}:'{value}'" for name, value in sorted(image.items()))
-                raise no_image(one.name, call.account.number, shown)
+            row = required_image(call, one, image)
             rows[row.digest] = row
         return {"imageDetails": [_detail(call, one, row, tags, sizes) for row in rows.values()]}
     found = [row for row in call.registry.manifests(one.name) if _wanted(call, row.digest in tags)]

@@ -34,7 +34,8 @@ def described(call: Call, one: Repository) -> Body:
     return found
 
 
-def _tags(given: list[dict[str, str]] | None) -> dict[str, str]:
+def checked_tags(given: list[dict[str, str]] | None) -> dict[str, str]:
+    """Resource tags as a map. Raises EcrError ``InvalidTagParameterException``."""
     tags = {one["Key"]: one["Value"] for one in given or ()}
     if len(tags) != len(given or ()):
         raise EcrError("InvalidTagParameterException", "Invalid parameter at 'tags': a key stands twice")
@@ -98,7 +99,7 @@ def create_repository(call: Call) -> Body:
     name = str(call.get("repositoryName"))
     try:
         made = call.registry.create_repository(
-            name, mutability=rule, tags=_bounded(_tags(call.get("tags"))), details=details
+            name, mutability=rule, tags=_bounded(checked_tags(call.get("tags"))), details=details
         )
     except RegistryError as error:
         if error.fault is not Fault.NAME_EXISTS:
@@ -205,7 +206,7 @@ def _by_arn(call: Call) -> Repository:
 @operation("TagResource", by_repository=False)
 def tag_resource(call: Call) -> Body:
     one = _by_arn(call)
-    call.registry.update_repository(one.name, tags=_bounded({**one.tags, **_tags(call.get("tags"))}))
+    call.registry.update_repository(one.name, tags=_bounded({**one.tags, **checked_tags(call.get("tags"))}))
     return {}
 
 
