@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayplan.registry.retention import Kept, RetentionError, Rule, expiring, parse
+from bayplan.registry.retention import Kept, RetentionError, Rule, parse
+from bayplan.registry.retention import taken as going
 
 DAY = 86400.0
 NOW = 1000 * DAY
@@ -20,7 +21,7 @@ def kept(name: str, days: float, *tags: str, parents: tuple[str, ...] = ()) -> K
 
 
 def taken(rules: list[Rule], images: list[Kept]) -> str:
-    return "".join(sorted(image.digest for image, _ in expiring(rules, images, NOW)))
+    return "".join(sorted(image.digest for image, _ in going(rules, images, NOW)))
 
 
 def count(priority: int, number: int, *prefixes: str, tagged: bool | None = True) -> Rule:
@@ -78,10 +79,48 @@ images_of_any_kind = st.lists(
 
 @given(images_of_any_kind, st.integers(1, 10))
 def test_a_count_keeps_exactly_so_many_and_the_newest(images: list[Kept], number: int) -> None:
-    gone = {image.digest for image, _ in expiring([count(1, number, tagged=None)], images, NOW)}
+    gone = {image.digest for image, _ in going([count(1, number, tagged=None)], images, NOW)}
     stay = [image for image in images if image.digest not in gone]
     assert len(stay) == min(number, len(images))
     assert not gone or max(i.pushed for i in images if i.digest in gone) <= min(image.pushed for image in stay)
+
+
+def moving(priority: int, days: int, count_type: str = "sinceImagePulled") -> Rule:
+    return Rule(priority, None, count_type, days, transition=True)
+
+
+def test_what_nobody_pulled_for_long_goes_to_the_archive() -> None:
+    images = [
+        Kept("A", (), NOW - 90 * DAY, pulled=NOW - 10 * DAY),
+        Kept("B", (), NOW - 90 * DAY, pulled=NOW - 80 * DAY),
+        Kept("C", (), NOW - 90 * DAY),  # never pulled: counted from its push
+        Kept("D", (), NOW - 90 * DAY, activated=NOW - 5 * DAY),  # came back lately
+        Kept("E", (), NOW - 900 * DAY, archived=NOW - 100 * DAY),  # is there already
+    ]
+    assert taken([moving(1, 60)], images) == "BC"
+
+
+def test_the_archive_expires_by_rules_of_its_own() -> None:
+    images = [
+        Kept("A", (), NOW - 900 * DAY, archived=NOW - 400 * DAY),
+        Kept("B", (), NOW - 900 * DAY, archived=NOW - 100 * DAY),
+        Kept("C", (), NOW - 900 * DAY),
+    ]
+    old = Rule(1, None, "sinceImageTransitioned", 365, archived=True)
+    assert taken([old], images) == "A"
+    assert taken([Rule(1, None, "imageCountMoreThan", 1, archived=True)], images) == "A", "the newest arrival stays"
+    assert {i.digest: r.transition for i, r in going([old, moving(2, 30)], images, NOW)} == {"A": False, "C": True}
+
+
+def test_an_image_is_archived_with_its_index_and_expires_after_it() -> None:
+    images = [kept("A", 90, parents=("L",)), kept("L", 90)]
+    assert taken([moving(1, 60)], images) == "AL"
+    young = [kept("A", 90, parents=("L",)), kept("L", 10)]
+    assert taken([moving(1, 60)], young) == ""
+    expire_untagged = Rule(1, False, "sinceImagePushed", 60)
+    archive_tagged = Rule(2, True, "sinceImagePushed", 60, ("v",), transition=True)
+    both = [kept("A", 90, parents=("L",)), kept("L", 90, "v1")]
+    assert taken([expire_untagged, archive_tagged], both) == "L", "an archived index keeps its images"
 
 
 def policy(**changes: Any) -> str:
@@ -105,14 +144,34 @@ def test_a_policy_is_read() -> None:
         (json.dumps({"rules": [], "pad": "x" * 100}), "with the list 'rules'"),
         (policy(rulePriority=0), "rulePriority"),
         (policy(action={"type": "burn"}), "action.type"),
-        (policy(action={"type": "transition", "targetStorageClass": "archive"}), "no archive"),
+        (policy(action={"type": "transition"}), "targetStorageClass"),
+        (policy(action={"type": "expire", "targetStorageClass": "archive"}), "targetStorageClass"),
+        (
+            policy(
+                selection={"storageClass": "archive"},
+                action={"type": "transition", "targetStorageClass": "archive"},
+            ),
+            "can only expire",
+        ),
         (policy(selection={"tagStatus": "some"}), "tagStatus"),
         (policy(selection={"tagStatus": "tagged"}), "one of tagPrefixList and tagPatternList"),
         (policy(selection={"tagPrefixList": ["a"]}), "go with the tagStatus 'tagged'"),
         (policy(selection={"tagStatus": "tagged", "tagPatternList": ["*a*b*c*d*"]}), "four wildcards"),
         (policy(selection={"countType": "sinceImagePushed"}), "countUnit"),
         (policy(selection={"countUnit": "days"}), "countUnit"),
-        (policy(selection={"countType": "sinceImagePulled", "countUnit": "days"}), "archive"),
+        (policy(selection={"countType": "sinceImagePulled", "countUnit": "days"}), "'transition'"),
+        (policy(selection={"countType": "sinceImageTransitioned", "countUnit": "days"}), "'archive'"),
+        (
+            policy(
+                selection={
+                    "storageClass": "archive",
+                    "countType": "sinceImageTransitioned",
+                    "countUnit": "days",
+                    "countNumber": 30,
+                }
+            ),
+            "at least 90 days",
+        ),
         (policy(selection={"countNumber": 0}), "countNumber"),
         (policy(selection={"what": 1}), "selection has no what"),
     ],
@@ -120,6 +179,13 @@ def test_a_policy_is_read() -> None:
 def test_what_is_no_policy_says_why(text: str, said: str) -> None:
     with pytest.raises(RetentionError, match=said):
         parse(text)
+
+
+def test_each_storage_class_has_rules_of_its_own() -> None:
+    standard = json.loads(policy(action={"type": "transition", "targetStorageClass": "archive"}))["rules"][0]
+    archive = json.loads(policy(rulePriority=2, selection={"storageClass": "archive"}))["rules"][0]
+    first, second = parse(json.dumps({"rules": [standard, archive]}))
+    assert (first.transition, first.archived, second.transition, second.archived) == (True, False, False, True)
 
 
 def test_rules_of_one_policy_agree() -> None:

@@ -47,11 +47,16 @@ def unused_volumes(runtime: Runtime, *, named: bool) -> list[Volume]:
     ]
 
 
-def unused_names(names: Names, runtime: Runtime, store: Store) -> list[NamedImage]:
-    """Names of images that no container was made from."""
+def digests_in_use(runtime: Runtime) -> set[Digest]:
+    """Digests of images that containers were made from."""
     from bayplan.oci.digest import Digest
 
-    used = {Digest.parse(one) for one in runtime.references()}
+    return {Digest.parse(one) for one in runtime.references()}
+
+
+def unused_names(names: Names, runtime: Runtime, store: Store) -> list[NamedImage]:
+    """Names of images that no container was made from."""
+    used = digests_in_use(runtime)
     return [one for one in names.list() if not owner(one.labels) and not (members(store, one.digest) & used)]
 
 

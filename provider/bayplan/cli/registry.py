@@ -17,6 +17,8 @@ from bayplan.cli.options import add_places, root_of
 from bayplan.errors import BayplanError, UsageError
 
 if TYPE_CHECKING:
+    from bayplan.oci.digest import Digest
+    from bayplan.oci.root import Root
     from bayplan.registry.configuration import Settings
     from bayplan.registry.exchange import Request
     from bayplan.registry.registry import Registry
@@ -130,10 +132,24 @@ def _serve(arguments: argparse.Namespace) -> int:
     log = AccessLog(settings.logging)
     try:
         quiet = settings.logging.format is LogFormat.NONE
-        serve(root, settings=settings, log=None if quiet else log, failed=failed, ready=ready)
+        serve(
+            root,
+            settings=settings,
+            log=None if quiet else log,
+            failed=failed,
+            ready=ready,
+            in_use=lambda: _in_use(root),
+        )
     finally:
         log.close()
     return 0
+
+
+def _in_use(root: Root) -> set[Digest]:
+    from bayplan.cli.pruning import digests_in_use
+    from bayplan.runtime.containers import Runtime
+
+    return digests_in_use(Runtime(root))
 
 
 def _env(arguments: argparse.Namespace) -> int:
@@ -256,7 +272,7 @@ def _gc(arguments: argparse.Namespace) -> int:
 
         registry = Registry(root)
         for one in registry.list():
-            carry_out(registry, one.name)
+            carry_out(registry, one.name, in_use=lambda: _in_use(root))
         expired = registry.expire()
     freed = collect(root, Store(root))
     if arguments.json:

@@ -102,6 +102,11 @@ class RegistryClient:
         """Forget the login to ``registry``; False where there was none."""
         return self._keychain.logout(registry)
 
+    def ping(self, registry: str) -> None:
+        """Ask whether a registry is there and lets us in. Raises what :class:`Session` raises."""
+        with self._session.request("GET", registry, "/v2/") as answer:
+            answer.read()
+
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def resolve(self, name: ImageName) -> Descriptor:

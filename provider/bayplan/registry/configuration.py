@@ -18,6 +18,7 @@ from bayplan.errors import BayplanError, BayplanErrors, Where, nearest
 from bayplan.records import dataclass, field
 from bayplan.registry.access.guard import Anonymous
 from bayplan.registry.connection import Limits
+from bayplan.registry.replication import Destination
 
 _LARGEST = 1 << 20  # bytes of a file
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -90,7 +91,8 @@ class Logging:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to serve. Times in seconds; ``grace``: what requests under way get at the end; ``account`` and ``region``: what the
-    registry's account is to be called from now on; ``token_life``, ``bearer_life``: how long tokens hold."""
+    registry's account is to be called from now on; ``token_life``, ``bearer_life``: how long tokens hold; ``vulnerabilities``: the
+    database of scans."""
 
     listen: str = "127.0.0.1:5000"
     anonymous: Anonymous = Anonymous.NONE
@@ -107,6 +109,8 @@ class Settings:
     uploads: int = 1000
     logging: Logging = field(default_factory=Logging)
     metrics: Readers = Readers.LOOPBACK
+    vulnerabilities: Path | None = None
+    destinations: tuple[Destination, ...] = ()
     threads: int = 16
     grace: float = 30.0
 
@@ -170,6 +174,11 @@ def _settings(said: Mapping[str, Any], folder: Path) -> Settings:
         uploads=limits.get("uploads", standard.uploads),
         logging=Logging(LogFormat(logging.get("format", LogFormat.TEXT)), path(logging.get("file"))),
         metrics=Readers(said.get("metrics", standard.metrics)),
+        vulnerabilities=path(said.get("scanning", {}).get("database")),
+        destinations=tuple(
+            Destination(one["region"], one.get("account"), one.get("endpoint"), one.get("profile"))
+            for one in said.get("replication", {}).get("destinations", ())
+        ),
         threads=said.get("threads", standard.threads),
         grace=seconds(said, "grace", standard.grace),
     )

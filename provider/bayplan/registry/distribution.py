@@ -30,8 +30,10 @@ from bayplan.registry.model import StoredManifest, digest_name, repository_name,
 from bayplan.registry.ranges import content_range, served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
 from bayplan.registry.rules import note_pull, setting
+from bayplan.registry.storage_class import require_active
 from bayplan.registry.templates import Purpose, find, make
 from bayplan.registry.uploads import Upload, Uploads
+from bayplan.registry.upstream import Rule, Upstream
 
 _PAGE = 1000  # of referrers and, where nothing else is asked for, names of repositories
 _MOST_SOURCES = 50  # repositories that are looked at for one to mount a blob from
@@ -96,12 +98,14 @@ class Distribution:
         guard: Guard,
         *,
         sparse: bool = False,
+        upstream: Upstream | None = None,
     ) -> None:
         self._registry = registry
         self._uploads = uploads
         self._threads = threads
         self._guard = guard
         self._sparse = sparse
+        self._upstream = upstream
 
     async def __call__(self, request: Request, principal: Principal) -> Response:
         try:
@@ -252,12 +256,14 @@ class Distribution:
 
     async def _get_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
         _reference(reference)
+        rule = self._upstream.rule(name) if self._upstream is not None else None
+        if rule is not None:
+            await self._run(self._fetch, rule, name, reference, principal, request.address)
         if request.method == "HEAD":
             row = await self._run(self._registry.resolve, name, reference)
             content = b""
         else:
-            row, content = await self._run(self._registry.manifest, name, reference)
-            await self._run(note_pull, self._registry, name, row, principal)
+            row, content = await self._run(self._pulled, name, reference, principal)
         headers = (
             ("Content-Type", row.media_type),
             ("Docker-Content-Digest", str(row.digest)),
@@ -267,6 +273,39 @@ class Distribution:
         if str(row.digest) in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED, headers, length=row.size)
         return Response(HTTPStatus.OK, headers, content, row.size)
+
+    def _pulled(self, name: str, reference: str, principal: Principal) -> tuple[StoredManifest, bytes]:
+        row, content = self._registry.manifest(name, reference)
+        require_active(self._registry, name, row.digest)
+        note_pull(self._registry, name, row, principal)
+        return row, content
+
+    def _fetch(self, rule: Rule, name: str, reference: str, principal: Principal, address: str) -> None:
+        """Have the pull-through cache get what is not here, or was looked up there too long ago."""
+        if self._upstream is None:
+            return
+        try:
+            self._registry.resolve(name, reference)
+            if not self._upstream.stale(name, reference):
+                return
+            missing = None
+        except RegistryError as error:
+            if error.fault not in (Fault.NAME_UNKNOWN, Fault.MANIFEST_UNKNOWN, Fault.TAG_UNKNOWN):
+                raise
+            missing = error
+        try:
+            self._require_import(name, principal, address)
+            self._upstream.fill(rule, name, reference)
+        except RegistryError as error:
+            if missing is None:
+                return  # what is here is given out
+            raise (missing if error.fault is Fault.UNAUTHORIZED else error) from None
+
+    def _require_import(self, name: str, principal: Principal, address: str) -> None:
+        context = {"aws:sourceip": (address,)}
+        self._guard.require(principal, "ecr:BatchImportUpstreamImage", name, context)
+        if self._upstream is not None and not self._upstream.knows(name):
+            self._guard.require(principal, "ecr:CreateRepository", name, context)
 
     async def _put_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
         _reference(reference)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +53,10 @@ class Registry:
         self.store = store or Store(root)
         self.grace = grace
         self._database = Database(root.path / DATABASE)
+        #: Told of what was pushed (its tags with it) and deleted (a tag or a digest), once it is durable and before the
+        #: caller is answered.
+        self.pushed: Callable[[str, Digest, Sequence[str]], None] = _nobody
+        self.deleted: Callable[[str, str], None] = _nobody
 
     def close(self) -> None:
         self._database.close()
@@ -159,6 +163,18 @@ class Registry:
 
         return self._database.write(record)
 
+    def replace_document(self, owner: str, name: str, before: str, after: str | None) -> bool:
+        """Write a document (None: take it away) where it still is ``before``; whether it was."""
+        now = time.time()
+
+        def record(db: ledger.Connection) -> bool:
+            if ledger.document(db, owner, name) != before:
+                return False
+            ledger.set_document(db, owner, name, after, now)
+            return True
+
+        return self._database.write(record)
+
     # -- manifests and tags ----------------------------------------------------------------------------------------
 
     def put_manifest(
@@ -197,6 +213,7 @@ class Registry:
                 ledger.set_tags(db, repository, digest, names, now)
 
             self._database.write(record)
+        self.pushed(repository, digest, names)
         return Pushed(digest, names, parsed.subject)
 
     def push_local(self, repository: str, tag: str, digest: Digest) -> Pushed:
@@ -220,6 +237,7 @@ class Registry:
                 ledger.set_tags(db, repository, digest, (tag,), now)
 
             self._database.write(record)
+        self.pushed(repository, digest, (tag,))
         return Pushed(digest, (tag,), found[digest][0].subject)
 
     def resolve(self, repository: str, reference: str) -> StoredManifest:
@@ -256,10 +274,12 @@ class Registry:
     def delete_tag(self, repository: str, tag: str) -> None:
         """Take a tag away; its manifest stays. Raises ``tag-unknown``."""
         self._database.write(lambda db: ledger.delete_tag(db, repository, tag))
+        self.deleted(repository, tag)
 
     def delete_manifest(self, repository: str, digest: Digest) -> None:
         """Take a manifest and all its tags away. Raises ``manifest-unknown``."""
         self._database.write(lambda db: ledger.delete_manifest(db, repository, digest))
+        self.deleted(repository, digest)
 
     def referrers(
         self, repository: str, subject: Digest, artifact_type: str = "", after: str = "", limit: int = _EVERYTHING
@@ -356,6 +376,10 @@ class Registry:
     def _link(self, repository: str, digest: Digest, size: int) -> None:
         now = time.time()
         self._database.write(lambda db: ledger.insert_blob(db, ledger.repository_id(db, repository), digest, size, now))
+
+
+def _nobody(*_: object) -> None:
+    """Who is told where nobody listens."""
 
 
 def _checked(tags: Mapping[str, str]) -> dict[str, str]:

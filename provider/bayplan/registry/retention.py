@@ -2,8 +2,9 @@
 
 Source: ECR user guide, "Lifecycle policy evaluation rules". All rules look at all images, and are applied in the order of their
 priority: an image goes by one rule or by none; one that a rule's selection names cannot be taken by a rule of lower priority,
-even where the first lets it stay. Age and count go by the time of the first push. An image that an index names stays as long as
-the index does.
+even where the first lets it stay. A rule looks at one storage class: it expires images of either, and moves those of the standard
+class to the archive. Count goes by the time of the first push, or of the last return from the archive, or for archived images of
+their way into it. An image that an index names goes with the index and not before.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any
 
-from bayplan.records import dataclass, field
+from bayplan.records import dataclass, field, replace
 
 LEAST, LONGEST, MOST_RULES = 100, 30720, 50
 _DAY = 86400.0
-_COUNTS = ("imageCountMoreThan", "sinceImagePushed")
-_NEEDS_ARCHIVE = ("sinceImagePulled", "sinceImageTransitioned")
+_COUNTS = ("imageCountMoreThan", "sinceImagePushed", "sinceImagePulled", "sinceImageTransitioned")
+_LEAST_DAYS_ARCHIVED = 90
 
 
 class RetentionError(ValueError):
@@ -28,7 +30,8 @@ class RetentionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``tagged`` None is any image. ``prefixes`` and ``patterns``: each must fit a tag of the image."""
+    """``tagged`` None is any image. ``prefixes`` and ``patterns``: each must fit a tag of the image. ``archived``: the rule is
+    for images in the archive; ``transition``: it moves images there, and expires none."""
 
     priority: int
     tagged: bool | None
@@ -37,8 +40,12 @@ class Rule:
     prefixes: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     description: str = ""
+    archived: bool = False
+    transition: bool = False
 
     def selects(self, image: Kept) -> bool:
+        if self.archived != (image.archived is not None):
+            return False
         if self.tagged is None:
             return True
         if self.tagged is not bool(image.tags):
@@ -50,12 +57,29 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An image as rules see it. ``parents`` are the indexes that name it, ``pushed`` Unix time."""
+    """An image as rules see it. ``parents`` are the indexes that name it. Times are Unix seconds: ``archived`` since when it is
+    in the archive, None where it is not; ``activated`` of its last return from there; ``pulled`` of its last pull."""
 
     digest: str
     tags: tuple[str, ...]
     pushed: float
     parents: frozenset[str] = field(default_factory=frozenset)
+    archived: float | None = None
+    activated: float | None = None
+    pulled: float | None = None
+
+    @property
+    def since(self) -> float:
+        """What images of one class are put in order by."""
+        return self.archived or self.activated or self.pushed
+
+    def counted(self, count_type: str) -> float:
+        """The time from which days are counted."""
+        if count_type == "sinceImageTransitioned":
+            return self.archived or self.pushed
+        if count_type == "sinceImagePulled":
+            return max(self.pulled or self.pushed, self.activated or 0.0)
+        return self.pushed
 
 
 @lru_cache(maxsize=256)
@@ -63,23 +87,31 @@ def _wildcard(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
 
 
-def expiring(rules: Sequence[Rule], images: Iterable[Kept], now: float) -> list[tuple[Kept, int]]:
-    """The images that go now, oldest first, each with the priority of the rule that takes it."""
-    newest = sorted(images, key=lambda image: (-image.pushed, image.digest))
+def taken(rules: Sequence[Rule], images: Iterable[Kept], now: float) -> list[tuple[Kept, Rule]]:
+    """The images that go now, oldest first, each with the rule that takes it."""
+    newest = sorted(images, key=lambda image: (-image.since, image.digest))
     seen: set[str] = set()
-    marked: dict[str, int] = {}
+    marked: dict[str, Rule] = {}
     for rule in sorted(rules, key=lambda rule: rule.priority):
         chosen = [image for image in newest if rule.selects(image)]
         if rule.count_type == "imageCountMoreThan":
             old = chosen[rule.count :]
         else:
-            old = [image for image in chosen if now - image.pushed > rule.count * _DAY]
-        marked.update({image.digest: rule.priority for image in old if image.digest not in seen})
+            old = [image for image in chosen if now - image.counted(rule.count_type) > rule.count * _DAY]
+        marked.update({image.digest: rule for image in old if image.digest not in seen})
         seen.update(image.digest for image in chosen)
-    while held := [image.digest for image in newest if image.digest in marked and image.parents - marked.keys()]:
+    archived = {image.digest for image in newest if image.archived is not None}
+    while held := [image.digest for image in newest if image.digest in marked and _held(image, marked, archived)]:
         for digest in held:
             del marked[digest]
     return [(image, marked[image.digest]) for image in reversed(newest) if image.digest in marked]
+
+
+def _held(image: Kept, marked: Mapping[str, Rule], archived: AbstractSet[str]) -> bool:
+    """Whether an index that names the image stays where it is."""
+    if marked[image.digest].transition:
+        return any(parent not in marked and parent not in archived for parent in image.parents)
+    return any(parent not in marked or marked[parent].transition for parent in image.parents)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -102,15 +134,21 @@ def parse(text: str) -> tuple[Rule, ...]:
     priorities = [rule.priority for rule in rules]
     if len(set(priorities)) != len(priorities):
         raise RetentionError("each rule has a rulePriority of its own")
+    for archived in (False, True):
+        _agree([rule for rule in rules if rule.archived is archived])
+    return rules
+
+
+def _agree(rules: Sequence[Rule]) -> None:
+    """What the rules of one storage class owe each other."""
     if sum(rule.tagged is False for rule in rules) > 1:
         raise RetentionError("only one rule may have the tagStatus 'untagged'")
     every = [rule for rule in rules if rule.tagged is None]
-    if len(every) > 1 or (every and every[0].priority != max(priorities)):
+    if len(every) > 1 or (every and every[0].priority != max(rule.priority for rule in rules)):
         raise RetentionError("the rule with the tagStatus 'any' has the highest rulePriority, and is the only one")
     prefixes = [prefix for rule in rules for prefix in rule.prefixes]
     if len(set(prefixes)) != len(prefixes):
         raise RetentionError("a tag prefix stands in one rule only")
-    return rules
 
 
 def _rule(given: Any, where: str) -> Rule:
@@ -124,10 +162,16 @@ def _rule(given: Any, where: str) -> Rule:
         raise RetentionError(f"{where}: rulePriority is a number from 1 on")
     action = given.get("action")
     if not isinstance(action, dict) or action.get("type") not in ("expire", "transition"):
-        raise RetentionError(f"{where}: action.type is 'expire'")
-    if action["type"] == "transition":
-        raise RetentionError(f"{where}: this registry has no archive to move images to; action.type is 'expire'")
-    return _selected(given.get("selection"), priority, str(given.get("description", "")), where)
+        raise RetentionError(f"{where}: action.type is 'expire' or 'transition'")
+    transition = action["type"] == "transition"
+    if action.get("targetStorageClass") != ("archive" if transition else None):
+        raise RetentionError(f"{where}: targetStorageClass 'archive' goes with the action 'transition'")
+    rule = _selected(given.get("selection"), priority, str(given.get("description", "")), where)
+    if transition and (rule.archived or rule.count_type == "sinceImageTransitioned"):
+        raise RetentionError(f"{where}: what is in the archive can only expire")
+    if not transition and rule.count_type == "sinceImagePulled":
+        raise RetentionError(f"{where}: sinceImagePulled goes with the action 'transition'")
+    return replace(rule, transition=transition)
 
 
 def _selected(selection: Any, priority: int, description: str, where: str) -> Rule:
@@ -138,8 +182,9 @@ def _selected(selection: Any, priority: int, description: str, where: str) -> Ru
     }  # fmt: skip
     if unknown:
         raise RetentionError(f"{where}: selection has no {min(unknown)}")
-    if selection.get("storageClass", "standard") != "standard":
-        raise RetentionError(f"{where}: this registry has no archive; storageClass is 'standard'")
+    storage = selection.get("storageClass", "standard")
+    if storage not in ("standard", "archive"):
+        raise RetentionError(f"{where}: storageClass is 'standard' or 'archive'")
     status = selection.get("tagStatus")
     if status not in ("tagged", "untagged", "any"):
         raise RetentionError(f"{where}: tagStatus is 'tagged', 'untagged' or 'any'")
@@ -151,16 +196,18 @@ def _selected(selection: Any, priority: int, description: str, where: str) -> Ru
     if any(pattern.count("*") > 4 for pattern in patterns):
         raise RetentionError(f"{where}: a pattern has at most four wildcards")
     count_type, unit, number = (selection.get(name) for name in ("countType", "countUnit", "countNumber"))
-    if count_type in _NEEDS_ARCHIVE:
-        raise RetentionError(f"{where}: {count_type} goes with the archive, which this registry has not")
     if count_type not in _COUNTS:
         raise RetentionError(f"{where}: countType is {' or '.join(_COUNTS)}")
-    if (count_type == "sinceImagePushed") != (unit == "days") or (unit is not None and unit != "days"):
-        raise RetentionError(f"{where}: countUnit 'days' goes with sinceImagePushed")
+    if (count_type != "imageCountMoreThan") != (unit == "days") or (unit is not None and unit != "days"):
+        raise RetentionError(f"{where}: countUnit 'days' goes with sinceImagePushed and its like")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise RetentionError(f"{where}: countNumber is a number from 1 on")
+    if (count_type == "sinceImageTransitioned") and (storage != "archive" or number < _LEAST_DAYS_ARCHIVED):
+        raise RetentionError(
+            f"{where}: sinceImageTransitioned goes with the storageClass 'archive' and at least {_LEAST_DAYS_ARCHIVED} days"
+        )
     tagged = {"tagged": True, "untagged": False, "any": None}[status]
-    return Rule(priority, tagged, count_type, number, prefixes, patterns, description)
+    return Rule(priority, tagged, count_type, number, prefixes, patterns, description, archived=storage == "archive")
 
 
 def _texts(selection: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:

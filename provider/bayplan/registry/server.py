@@ -15,12 +15,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
+from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
 from bayplan.registry.access.accounts import Accounts
 from bayplan.registry.access.credentials import Credentials
@@ -36,6 +38,7 @@ from bayplan.registry.throttle import Throttle
 from bayplan.registry.token_service import PATH, TokenService
 from bayplan.registry.uploads import Uploads
 from bayplan.registry.watch import Watch
+from bayplan.registry.works import Works
 
 if TYPE_CHECKING:
     from bayplan.registry.certificates import Certificate
@@ -86,8 +89,10 @@ class Server:
         *,
         log: Callable[[Access], None] | None = None,
         failed: Callable[[Request, Exception], None] | None = None,
+        in_use: Callable[[], AbstractSet[Digest]] | None = None,
     ) -> None:
         self._settings = settings
+        self._in_use = in_use
         self._host, self._port = address(settings.listen)
         self._registry = Registry(root)
         self._root = root
@@ -95,6 +100,12 @@ class Server:
         self._uploads = Uploads(self._registry, most=settings.uploads)
         accounts = Accounts(root)
         accounts.settle(settings.account, settings.region)
+        self._works = Works(
+            self._registry,
+            lambda: accounts.load().number,
+            vulnerabilities=settings.vulnerabilities,
+            destinations=settings.destinations,
+        )
         self._certificate = self._own_certificate()
         passwords, named = None, Anonymous.NONE
         if settings.htpasswd is not None:
@@ -111,7 +122,14 @@ class Server:
         watch = Watch(self._registry, root.path, self._threads, metrics, settings.metrics, self._gauges())
         rates = settings.rates
         self._application = Gateway(
-            Distribution(self._registry, self._uploads, self._threads, guard, sparse=settings.sparse),
+            Distribution(
+                self._registry,
+                self._uploads,
+                self._threads,
+                guard,
+                sparse=settings.sparse,
+                upstream=self._works.upstream,
+            ),
             lambda: self._ecr(guard),
             guard,
             credentials,
@@ -148,7 +166,7 @@ class Server:
         """The ECR API, made with its first call: its model takes a moment to read."""
         from bayplan.registry.ecr.face import Ecr
 
-        return Ecr(self._registry, self._uploads, guard)
+        return Ecr(self._registry, self._uploads, guard, self._works)
 
     async def start(self) -> tuple[str, int]:
         """Listen; (host, port) as it turned out. Raises ``port-taken``, ``listen-failed``."""
@@ -164,6 +182,7 @@ class Server:
                     "port-taken", f"something listens on {where} already", hint="choose another port with --listen"
                 ) from None
             raise BayplanError("listen-failed", f"cannot listen on {where}: {error.strerror or error}") from None
+        self._works.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         self._remember(host, port)
         return host, port
@@ -217,6 +236,7 @@ class Server:
             await self._close_plain(loop)
         self._forget()
         await loop.run_in_executor(None, self._threads.shutdown)
+        await loop.run_in_executor(None, self._works.close)
         self._uploads.close()
         self._registry.close()
 
@@ -246,7 +266,7 @@ class Server:
 
         for repository in self._registry.list():
             with suppress(BayplanError):  # one that was deleted meanwhile
-                carry_out(self._registry, repository.name)
+                carry_out(self._registry, repository.name, in_use=self._in_use)
 
 
 def _both(metrics: Metrics, log: Callable[[Access], None] | None) -> Callable[[Access], None]:
@@ -269,14 +289,16 @@ def serve(
     failed: Callable[[Request, Exception], None] | None = None,
     ready: Callable[[str, int], None] | None = None,
     stop: threading.Event | None = None,
+    in_use: Callable[[], AbstractSet[Digest]] | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or ``stop``, and then end in order. ``ready`` is told the address.
+    """Serve until SIGTERM, SIGINT or ``stop``, and then end in order. ``ready`` is told the address; ``in_use`` says which
+    images no lifecycle policy takes, because containers run from them.
 
     ``settings`` overrides ``listen``. Raises what :func:`address` and :meth:`Server.start` raise.
     """
     chosen = settings or Settings(listen=listen)
     address(chosen.listen)  # before anything is made
-    asyncio.run(_serve(Server(root, chosen, log=log, failed=failed), ready, stop))
+    asyncio.run(_serve(Server(root, chosen, log=log, failed=failed, in_use=in_use), ready, stop))
 
 
 async def _serve(server: Server, ready: Callable[[str, int], None] | None, stop: threading.Event | None) -> None:

@@ -8,13 +8,12 @@ that much, whatever stands in policies.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 
 from bayplan.registry.access.accounts import Accounts
 from bayplan.registry.access.authorizer import REGISTRY_POLICY, REPOSITORY_POLICY, Authorizer, parsed
-from bayplan.registry.access.model import Asked, Principal, PrincipalKind
+from bayplan.registry.access.model import Asked, Context, Principal, PrincipalKind
 from bayplan.registry.access.policy import Kind
 from bayplan.registry.access.tokens import LIFE
 from bayplan.registry.registry import Registry
@@ -32,6 +31,7 @@ PUSH = PULL | frozenset(
         "ecr:PutImage",
         "ecr:BatchDeleteImage",
         "ecr:CreateRepository",
+        "ecr:BatchImportUpstreamImage",
         "ecr:DescribeRepositories",
     }
 )
@@ -90,7 +90,7 @@ class Guard:
         )
 
     def require(
-        self, principal: Principal, action: str, repository: str | None, context: dict[str, Sequence[str]] | None = None
+        self, principal: Principal, action: str, repository: str | None, context: Context | None = None
     ) -> None:
         """Raises RegistryError ``denied``; ``unauthorized`` for a caller who has not said who he is."""
         if action in self.anonymous.actions:

@@ -14,15 +14,40 @@ from bayplan.records import dataclass
 from bayplan.registry.access.guard import Guard
 from bayplan.registry.access.model import Principal
 from bayplan.registry.ecr import account as account_room
-from bayplan.registry.ecr import images, layers, lifecycle, repositories, settings, shapes, templates
+from bayplan.registry.ecr import (
+    images,
+    layers,
+    lifecycle,
+    pull_through,
+    replication,
+    repositories,
+    scanning,
+    settings,
+    shapes,
+    storage_class,
+    templates,
+)
 from bayplan.registry.ecr.errors import EcrError, told
 from bayplan.registry.ecr.operations import OPERATIONS, Call
 from bayplan.registry.faults import RegistryError
 from bayplan.registry.registry import Registry
 from bayplan.registry.uploads import Uploads
+from bayplan.registry.works import Works
 
 TARGET = "AmazonEC2ContainerRegistry_V20150921."
-ROOMS = (account_room, images, layers, lifecycle, repositories, settings, templates)
+ROOMS = (
+    account_room,
+    images,
+    layers,
+    lifecycle,
+    pull_through,
+    replication,
+    repositories,
+    scanning,
+    settings,
+    storage_class,
+    templates,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +59,11 @@ class Answer:
 class Ecr:
     """The API over one registry. Any thread may call."""
 
-    def __init__(self, registry: Registry, uploads: Uploads, guard: Guard) -> None:
+    def __init__(self, registry: Registry, uploads: Uploads, guard: Guard, works: Works) -> None:
         self._registry = registry
         self._uploads = uploads
         self._guard = guard
+        self._works = works
 
     def handle(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> Answer:
         """The answer to the operation ``name``. ``origin`` is how the caller reaches us (``http://127.0.0.1:5000``)."""
@@ -56,22 +82,24 @@ class Ecr:
         if not isinstance(parameters, dict):
             raise EcrError("SerializationException", "the body is no JSON object")
         shapes.check(name, parameters)
-        found = OPERATIONS.get(name)
-        if found is None:
-            raise EcrError(_absent(name), f"{name} is not done by this registry: see docs/limits.md")
+        found = OPERATIONS[name]
         account = self._guard.accounts.load()
         repository = parameters.get("repositoryName") if found.by_repository else None
         try:
             self._guard.require(principal, found.action, repository, {"aws:sourceip": (peer,)})
             life = self._guard.token_life
-            call = Call(name, parameters, principal, account, self._registry, self._uploads, origin, time.time(), life)
+            call = Call(
+                name,
+                parameters,
+                principal,
+                account,
+                self._registry,
+                self._uploads,
+                self._works,
+                origin,
+                time.time(),
+                life,
+            )
             return found.function(call)
         except RegistryError as error:
             raise told(error, shapes.declared(name)) from None
-
-
-def _absent(name: str) -> str:
-    declared = shapes.declared(name)
-    return next(
-        (one for one in ("ValidationException", "InvalidParameterException") if one in declared), "ServerException"
-    )

@@ -8,12 +8,13 @@ from typing import Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
-from bayplan.registry import contents
+from bayplan.registry import contents, storage_class
 from bayplan.registry.ecr.errors import EcrError, no_image
 from bayplan.registry.ecr.operations import Body, Call, operation
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Repository, StoredManifest
 from bayplan.registry.rules import note_pull
+from bayplan.registry.scanning import scanner as scans
 
 _NO_IMAGE = frozenset({Fault.MANIFEST_UNKNOWN, Fault.TAG_UNKNOWN})
 
@@ -158,6 +159,9 @@ def batch_get_image(call: Call) -> Body:
         if accepted and row.media_type not in accepted:
             failures.append(_failure(image, "ImageNotFound", "the image has none of the accepted media types"))
             continue
+        if storage_class.state(call.registry, one.name, row.digest).is_archived:
+            failures.append(_failure(image, "ImageInaccessible", "the image is archived"))
+            continue
         _, content = call.registry.manifest(one.name, str(row.digest))
         note_pull(call.registry, one.name, row, call.principal)
         images.append(_image(call, one, row, content, image.get("imageTag")))
@@ -210,11 +214,11 @@ def _wanted(call: Call, tagged: bool) -> bool:
 @operation("ListImages")
 def list_images(call: Call) -> Body:
     one = call.repository()
-    tags = _by_digest(call, one)
+    tags, states = _by_digest(call, one), storage_class.states(call.registry, one.uid)
     found: list[Body] = []
     for row in call.registry.manifests(one.name):
         named = tags.get(row.digest, [])
-        if _wanted(call, bool(named)):
+        if _wanted(call, bool(named)) and _of_status(call, row, states):
             found += [{"imageDigest": str(row.digest), "imageTag": tag} for tag in named] or [
                 {"imageDigest": str(row.digest)}
             ]
@@ -226,21 +230,39 @@ def list_images(call: Call) -> Body:
 def describe_images(call: Call) -> Body:
     one = call.repository()
     tags, sizes = _by_digest(call, one), call.registry.sizes(one.name)
+    states = storage_class.states(call.registry, one.uid)
     ids = call.get("imageIds")
     if ids is not None:
         rows: dict[Digest, StoredManifest] = {}
         for image in ids:
             row = required_image(call, one, image)
             rows[row.digest] = row
-        return {"imageDetails": [_detail(call, one, row, tags, sizes) for row in rows.values()]}
-    found = [row for row in call.registry.manifests(one.name) if _wanted(call, row.digest in tags)]
+        return {"imageDetails": [_detail(call, one, row, tags, sizes, states) for row in rows.values()]}
+    found = [
+        row
+        for row in call.registry.manifests(one.name)
+        if _wanted(call, row.digest in tags) and _of_status(call, row, states)
+    ]
     page, more = call.page(found)
-    return {"imageDetails": [_detail(call, one, row, tags, sizes) for row in page], **more}
+    return {"imageDetails": [_detail(call, one, row, tags, sizes, states) for row in page], **more}
+
+
+def _of_status(call: Call, row: StoredManifest, states: Mapping[str, storage_class.State]) -> bool:
+    """Whether the call's filter wants an image in this storage class; by itself it wants those that can be pulled."""
+    status = (call.get("filter") or {}).get("imageStatus", "ACTIVE")
+    archived = row.digest in states and states[row.digest].is_archived
+    return bool(status == "ANY" or (status == "ARCHIVED") == archived)
 
 
 def _detail(
-    call: Call, one: Repository, row: StoredManifest, tags: Mapping[Digest, list[str]], sizes: Mapping[str, int]
+    call: Call,
+    one: Repository,
+    row: StoredManifest,
+    tags: Mapping[Digest, list[str]],
+    sizes: Mapping[str, int],
+    states: Mapping[str, storage_class.State],
 ) -> Body:
+    storage = states.get(row.digest, storage_class.State())
     found: Body = {
         "registryId": call.account.number,
         "repositoryName": one.name,
@@ -248,14 +270,27 @@ def _detail(
         "imageSizeInBytes": sizes.get(row.digest, 0),
         "imagePushedAt": row.pushed,
         "imageManifestMediaType": row.media_type,
-        "imageStatus": "ACTIVE",
+        "imageStatus": "ARCHIVED" if storage.is_archived else "ACTIVE",
     }
+    if storage.archived is not None:
+        found["lastArchivedAt"] = storage.archived
+    if storage.activated is not None:
+        found["lastActivatedAt"] = storage.activated
     if row.digest in tags:
         found["imageTags"] = tags[row.digest]
     if row.config_type or row.artifact_type:
         found["artifactMediaType"] = row.config_type or row.artifact_type
     if row.pulled is not None:
         found["lastRecordedPullTime"] = row.pulled
+    scan = scans.kept(call.registry, one.uid, row.digest)
+    if scan is not None:
+        found["imageScanStatus"] = {name: scan[name] for name in ("status", "description") if scan.get(name)}
+        if scan["status"] == "COMPLETE":
+            found["imageScanFindingsSummary"] = {
+                "imageScanCompletedAt": scan["completed"],
+                "vulnerabilitySourceUpdatedAt": scan["source"],
+                "findingSeverityCounts": scan["counts"],
+            }
     if row.subject is not None:
         found["subjectManifestDigest"] = str(row.subject)
     return found

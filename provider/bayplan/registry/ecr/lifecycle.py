@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from bayplan.oci.digest import Digest
-from bayplan.registry import retention
+from bayplan.registry import retention, storage_class
 from bayplan.registry.ecr.errors import EcrError
 from bayplan.registry.ecr.operations import Body, Call, operation
 from bayplan.registry.model import Repository
@@ -19,40 +21,54 @@ from bayplan.registry.registry import Registry
 _POLICY, _EVALUATED, _PREVIEW = "lifecycle", "lifecycle-evaluated", "lifecycle-preview"
 
 
-def _kept(registry: Registry, name: str) -> list[retention.Kept]:
+def _kept(registry: Registry, name: str, uid: str) -> list[retention.Kept]:
     tags: dict[str, list[str]] = {}
     for tag in registry.tags(name):
         tags.setdefault(tag.digest, []).append(tag.name)
+    states = storage_class.states(registry, uid)
     return [
         retention.Kept(
             str(row.digest),
             tuple(tags.get(row.digest, ())),
             row.pushed,
             frozenset(registry.parents(name, row.digest)),
+            states[row.digest].archived if row.digest in states and states[row.digest].is_archived else None,
+            states[row.digest].activated if row.digest in states else None,
+            row.pulled,
         )
         for row in registry.manifests(name)
         if row.subject is None  # what refers to an image goes with it
     ]
 
 
-def carry_out(registry: Registry, name: str, now: float | None = None) -> list[tuple[str, int]]:
-    """Expire what the policy of a repository takes; (digest, priority of the rule) of what went."""
+def carry_out(
+    registry: Registry, name: str, now: float | None = None, in_use: Callable[[], AbstractSet[Digest]] | None = None
+) -> list[tuple[retention.Kept, retention.Rule]]:
+    """Expire and archive what the policy of a repository takes; what it took. ``in_use``: digests of images that stay, because
+    a container runs from them."""
     one = registry.describe(name)
     text = registry.document(one.uid, _POLICY)
     if text is None:
         return []
     moment = time.time() if now is None else now
-    gone = [(image.digest, priority) for image, priority in _taken(registry, name, text, moment)]
-    for digest, _ in gone:
-        for row in registry.referrers(name, Digest.parse(digest)):
+    gone = _taken(registry, one, text, moment)
+    kept = set(in_use()) if gone and in_use is not None else set()
+    kept |= {Digest.parse(parent) for digest in tuple(kept) for parent in registry.parents(name, digest)}
+    gone = [(image, rule) for image, rule in gone if rule.transition or image.digest not in kept]
+    for image, rule in gone:
+        digest = Digest.parse(image.digest)
+        if rule.transition:
+            storage_class.move(registry, one.uid, digest, storage_class.ARCHIVE, moment)
+            continue
+        for row in registry.referrers(name, digest):
             registry.delete_manifest(name, row.digest)
-        registry.delete_manifest(name, Digest.parse(digest))
+        registry.delete_manifest(name, digest)
     registry.set_document(one.uid, _EVALUATED, repr(moment))
     return gone
 
 
-def _taken(registry: Registry, name: str, text: str, now: float) -> list[tuple[retention.Kept, int]]:
-    return retention.expiring(retention.parse(text), _kept(registry, name), now)
+def _taken(registry: Registry, one: Repository, text: str, now: float) -> list[tuple[retention.Kept, retention.Rule]]:
+    return retention.taken(retention.parse(text), _kept(registry, one.name, one.uid), now)
 
 
 def _checked(text: str) -> str:
@@ -119,11 +135,14 @@ def start_lifecycle_policy_preview(call: Call) -> Body:
         {
             "imageDigest": image.digest,
             "imagePushedAt": image.pushed,
-            "action": {"type": "EXPIRE"},
-            "appliedRulePriority": priority,
+            "action": {"type": "TRANSITION", "targetStorageClass": "ARCHIVE"}
+            if rule.transition
+            else {"type": "EXPIRE"},
+            "appliedRulePriority": rule.priority,
+            "storageClass": "STANDARD" if image.archived is None else "ARCHIVE",
             **({"imageTags": list(image.tags)} if image.tags else {}),
         }
-        for image, priority in _taken(call.registry, one.name, text, call.now)
+        for image, rule in _taken(call.registry, one, text, call.now)
     ]
     call.registry.set_document(one.uid, _PREVIEW, json.dumps({"policy": text, "results": results}))
     return {**_named(call, one, text), "status": "IN_PROGRESS"}
@@ -159,6 +178,14 @@ def get_lifecycle_policy_preview(call: Call) -> Body:
         **_named(call, one, preview["policy"]),
         "status": "COMPLETE",
         "previewResults": page,
-        "summary": {"expiringImageTotalCount": len(preview["results"])},
+        "summary": _summary(preview["results"]),
         **more,
     }
+
+
+def _summary(results: list[Body]) -> Body:
+    moving = sum(one["action"]["type"] == "TRANSITION" for one in results)
+    found: Body = {"expiringImageTotalCount": len(results) - moving}
+    if moving:
+        found["transitioningImageTotalCounts"] = [{"targetStorageClass": "ARCHIVE", "imageTotalCount": moving}]
+    return found

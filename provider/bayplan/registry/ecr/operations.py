@@ -19,6 +19,7 @@ from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Repository
 from bayplan.registry.registry import Registry
 from bayplan.registry.uploads import Uploads
+from bayplan.registry.works import Works
 
 Body = dict[str, Any]
 
@@ -34,6 +35,7 @@ class Call:
     account: Account
     registry: Registry
     uploads: Uploads
+    works: Works
     origin: str
     now: float
     token_life: float = LIFE

@@ -11,6 +11,7 @@ from bayplan.registry.ecr.errors import EcrError, no_repository
 from bayplan.registry.ecr.operations import Body, Call, operation
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import MOST_RESOURCE_TAGS, Repository, TagMutability
+from bayplan.registry.works import scan_rule, scanned_on_push
 
 _EXCLUDING = (TagMutability.IMMUTABLE_WITH_EXCLUSION, TagMutability.MUTABLE_WITH_EXCLUSION)
 _FILTERS = "imageTagMutabilityExclusionFilters"
@@ -174,14 +175,15 @@ def batch_get_repository_scanning_configuration(call: Call) -> Body:
                 }
             )
             continue
-        on_push = bool(one.details.get("imageScanningConfiguration", {}).get("scanOnPush", False))
+        rule = scan_rule(call.registry, one.name)
+        on_push = scanned_on_push(call.registry, one)
         found.append(
             {
                 "repositoryArn": call.account.arn(name),
                 "repositoryName": name,
                 "scanOnPush": on_push,
                 "scanFrequency": "SCAN_ON_PUSH" if on_push else "MANUAL",
-                "appliedScanFilters": [],
+                "appliedScanFilters": rule[1] if rule else [],
             }
         )
     return {"scanningConfigurations": found, "failures": failures}

@@ -1,4 +1,4 @@
-"""What belongs to the registry as a whole: its description, its policy, and the token that logs in to it."""
+"""What belongs to the registry as a whole: its policy, and the token that logs in to it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ def get_authorization_token(call: Call) -> Body:
     password, until = tokens.issue(call.account, call.principal.key, call.now, call.token_life)
     token = base64.b64encode(f"{tokens.USERNAME}:{password}".encode()).decode("ascii")
     return {"authorizationData": [{"authorizationToken": token, "expiresAt": until, "proxyEndpoint": call.origin}]}
-
-
-@operation("DescribeRegistry", by_repository=False)
-def describe_registry(call: Call) -> Body:
-    return {"registryId": call.account.number, "replicationConfiguration": {"rules": []}}
 
 
 def _policy(call: Call, text: str | None) -> Body:
