@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-from collections.abc import Iterator
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +98,10 @@ def _fits(value: Any, shape: Any, path: str) -> None:
 
 
 @contextlib.contextmanager
-def ecr(folder: Path, anonymous: Anonymous = Anonymous.NONE) -> Iterator[EcrSite]:
+def ecr(folder: Path, anonymous: Anonymous = Anonymous.NONE, **more: Any) -> Iterator[EcrSite]:
+    """A registry in ``folder``; ``more`` are further settings of its server."""
     root = Root.at(folder).ensure()
-    with serving(root, Settings(listen="127.0.0.1:0", anonymous=anonymous)) as address:
+    with serving(root, Settings(**{"listen": "127.0.0.1:0", "anonymous": anonymous, **more})) as address:
         yield EcrSite(root, address)
 
 
@@ -108,3 +113,35 @@ def refused(code: str) -> Iterator[list[ClientError]]:
         yield met
     assert caught.value.response["Error"]["Code"] == code, caught.value
     met.append(caught.value)
+
+
+def eventually(look: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What ``look`` gives once it gives something; what goes on behind an answer has its own pace."""
+    until = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.05)
+
+
+def ask(
+    site: EcrSite, method: str, path: str, data: bytes = b"", kind: str = "", password: str = ""
+) -> tuple[int, str]:
+    """One request of the distribution API with an ECR token (the root user's, or ``password``): (status, body)."""
+    token = password or login(site.client())
+    request = urllib.request.Request(f"http://{site.address}{path}", data or None, method=method)
+    request.add_header("Authorization", "Basic " + base64.b64encode(f"AWS:{token}".encode()).decode())
+    if kind:
+        request.add_header("Content-Type", kind)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def login(client: Any) -> str:
+    token = client.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+    return base64.b64decode(token).decode().partition(":")[2]
