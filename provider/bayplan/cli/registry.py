@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("env", 'print the lines that let the AWS CLI and SDKs use this registry: eval "$(bayplan registry env)"'),
         ("user", "users of the registry's account: add, list, rm"),
         ("key", "access keys of users: add, list, rm"),
+        ("audit", "who did what: the records of the audit trail, the newest first"),
     ):
         aliases = {"list": ("ls",), "rm": ("remove",)}.get(name, ())
         verb = verbs.add_parser(name, help=text, description=text, aliases=aliases, allow_abbrev=False)
@@ -46,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             configure_access(verb, name)
         elif name == "serve":
             _serve_options(verb)
+        elif name == "audit":
+            from bayplan.cli.registry_audit import configure_audit
+
+            configure_audit(verb)
         elif name == "tags":
             verb.add_argument("repository", metavar="REPOSITORY")
         elif name == "rm":
@@ -156,6 +161,12 @@ def _env(arguments: argparse.Namespace) -> int:
     from bayplan.cli.registry_access import env
 
     return env(arguments)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from bayplan.cli.registry_audit import audit
+
+    return audit(arguments)
 
 
 def _user(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from bayplan.errors import BayplanError, BayplanErrors, Where, nearest
 from bayplan.records import dataclass, field
 from bayplan.registry.access.guard import Anonymous
+from bayplan.registry.audit.trail import Keeping
 from bayplan.registry.connection import Limits
 from bayplan.registry.replication import Destination
 
@@ -109,6 +110,7 @@ class Settings:
     uploads: int = 1000
     logging: Logging = field(default_factory=Logging)
     metrics: Readers = Readers.LOOPBACK
+    audit: Keeping | None = field(default_factory=Keeping)
     vulnerabilities: Path | None = None
     destinations: tuple[Destination, ...] = ()
     threads: int = 16
@@ -174,6 +176,7 @@ def _settings(said: Mapping[str, Any], folder: Path) -> Settings:
         uploads=limits.get("uploads", standard.uploads),
         logging=Logging(LogFormat(logging.get("format", LogFormat.TEXT)), path(logging.get("file"))),
         metrics=Readers(said.get("metrics", standard.metrics)),
+        audit=_audit(said.get("audit", {})),
         vulnerabilities=path(said.get("scanning", {}).get("database")),
         destinations=tuple(
             Destination(one["region"], one.get("account"), one.get("endpoint"), one.get("profile"))
@@ -182,6 +185,13 @@ def _settings(said: Mapping[str, Any], folder: Path) -> Settings:
         threads=said.get("threads", standard.threads),
         grace=seconds(said, "grace", standard.grace),
     )
+
+
+def _audit(said: Mapping[str, Any]) -> Keeping | None:
+    if not said.get("enabled", True):
+        return None
+    age = _DURATION.fullmatch(said.get("keep", ""))
+    return Keeping(int(said.get("file_size", 64)) << 20, float(age[1]) * _UNITS[age[2]] if age else None)
 
 
 # -- the file ------------------------------------------------------------------------------------------------------

@@ -81,6 +81,26 @@ _SCOPES = {
     "ecr:BatchDeleteImage": "delete",
 }
 CATALOG = "_catalog"
+
+
+def _action(method: str, endpoint: str) -> str:
+    """What a policy allows or denies of a request."""
+    read = "GET" if method == "HEAD" and endpoint != "blob" else method
+    return _ACTIONS.get((read, endpoint), "ecr:DescribeRepositories")
+
+
+def _asked(named: Mapping[str, str]) -> dict[str, Any]:
+    """A request in the words of ECR's API, for the audit trail."""
+    found: dict[str, Any] = {"repositoryName": named["name"]} if "name" in named else {}
+    reference = named.get("reference")
+    if reference is not None:
+        found["imageId"] = {"imageDigest" if ":" in reference else "imageTag": reference}
+    for name, key in (("digest", "layerDigest"), ("upload", "uploadId")):
+        if named.get(name):
+            found[key] = named[name]
+    return found
+
+
 #: Whose answers depend on the caller.
 _BY_CALLER = frozenset({("POST", "uploads"), ("GET", "manifest"), ("HEAD", "manifest"), ("PUT", "manifest")})
 
@@ -125,6 +145,8 @@ class Distribution:
             )
         match, endpoint = found
         named: dict[str, Any] = match.groupdict()
+        request.notes["event"] = "CheckApiVersion" if endpoint == "root" else _action(request.method, endpoint)[4:]
+        request.notes["parameters"] = _asked(named)
         if "name" in named:
             repository_name(named["name"])
         handler: Callable[..., Any] | None = getattr(self, f"_{request.method.lower()}_{endpoint}", None)
@@ -157,8 +179,7 @@ class Distribution:
             given = request.parameters().get("link", [""])[-1]
             if given and tokens.opens(self._guard.accounts.load(), given, name, named["digest"], time.time()):
                 return
-        method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
-        action = _ACTIONS.get((method, endpoint), "ecr:DescribeRepositories")
+        action = _action(request.method, endpoint)
         within_scope(principal, action, name)
         await self._run(self._guard.require, principal, action, name, {"aws:sourceip": (request.address,)})
 

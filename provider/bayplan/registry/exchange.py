@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import parse_qsl
 
 from bayplan.records import dataclass, field
@@ -117,8 +117,9 @@ class Incoming:
 class Request:
     """``path`` is percent-decoded text, ``query`` what stands behind the ``?``; header names are lower case.
 
-    ``notes`` is for who answers: what is found out about the request on its way, for the lines that are written about it
-    (``who``: the caller's ARN or ``anonymous``; ``id``).
+    ``notes`` is for who answers: what is found out about the request on its way, for the lines that are written about it:
+    ``principal``, ``who`` (its ARN or ``anonymous``), ``id``, and of the call its ``event`` (the name of an operation of ECR's API),
+    ``parameters`` and ``response``.
     """
 
     method: str
@@ -127,7 +128,7 @@ class Request:
     headers: Mapping[str, str]
     body: Incoming
     peer: str
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:

@@ -23,6 +23,9 @@ from bayplan.errors import BayplanError
 from bayplan.registry.access import sigv4
 from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Guard
+from bayplan.registry.access.model import ANONYMOUS
+from bayplan.registry.audit import records
+from bayplan.registry.audit.trail import Trail
 from bayplan.registry.distribution import Distribution, error_answer, scope_of
 from bayplan.registry.exchange import BodyTooLarge, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
@@ -52,7 +55,9 @@ class Gateway:
         throttle: Throttle | None = None,
         pages: Mapping[str, Callable[[Request], Awaitable[Response]]] | None = None,
         failed: Callable[[Request, Exception], None] | None = None,
+        trail: Trail | None = None,
     ) -> None:
+        self._trail = trail
         self._distribution = distribution
         self._make_ecr = ecr
         self._ecr: Any = None
@@ -66,10 +71,37 @@ class Gateway:
         self._failed = failed
 
     async def __call__(self, request: Request) -> Response:
+        if request.path in FREE:
+            page = self._pages.get(request.path)
+            return await page(request) if page else Response(HTTPStatus.NOT_FOUND)
+        request.notes["id"] = str(uuid.uuid4())
+        answer = await self._answered(request)
+        if self._trail is not None:
+            self._record(self._trail, request, answer)
+        return answer
+
+    def _record(self, trail: Trail, request: Request, answer: Response) -> None:
+        notes = request.notes
+        event = notes.get("event") or ("GetAuthorizationToken" if request.path in self._pages else "UnknownOperation")
+        error = None
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            error = _error_of(answer)
+        record = records.call(
+            self._guard.accounts.load(),
+            notes.get("principal", ANONYMOUS),
+            event,
+            when=time.time(),
+            address=request.address,
+            agent=request.headers.get("user-agent", ""),
+            request=notes["id"],
+            parameters=notes.get("parameters"),
+            response=notes.get("response"),
+            error=error,
+        )
+        trail.write(record, now=not record["readOnly"])
+
+    async def _answered(self, request: Request) -> Response:
         try:
-            if request.path in FREE:
-                page = self._pages.get(request.path)
-                return await page(request) if page else Response(HTTPStatus.NOT_FOUND)
             seconds = self._throttle.take(request.address, time.monotonic()) if self._throttle else 0.0
             if "x-amz-target" in request.headers or request.path == "/":
                 return _told(400, "ThrottlingException", "Rate exceeded") if seconds else await self._call(request)
@@ -93,7 +125,7 @@ class Gateway:
                 answer = await page(request)
             else:
                 shown = await self._credentials.shown(request.headers.get("authorization", ""), request.address)
-                request.notes["who"] = shown.arn or str(shown.kind)
+                request.notes["principal"], request.notes["who"] = shown, shown.arn or str(shown.kind)
                 answer = await self._distribution(request, shown)
         except RegistryError as error:
             answer = error_answer(error)
@@ -131,6 +163,7 @@ class Gateway:
         return await loop.run_in_executor(self._threads, self._answer, request, found[1], body)
 
     def _answer(self, request: Request, operation: str, body: bytes) -> Response:
+        request.notes["event"] = operation
         signed = sigv4.Signed(request.method, request.path, request.query, request.headers, body)
         try:
             principal = sigv4.verify(signed, self._guard.accounts.load(), time.time(), service="ecr")
@@ -138,15 +171,36 @@ class Gateway:
             return _told(error.status, error.code, error.message)
         if self._ecr is None:
             self._ecr = self._make_ecr()
-        request.notes["who"] = principal.arn
+        request.notes["principal"], request.notes["who"] = principal, principal.arn
         answer = self._ecr.handle(operation, body, principal, self._origin(request), request.address)
-        return _document(answer.status, answer.body)
+        request.notes["parameters"] = answer.parameters
+        if answer.status == HTTPStatus.OK:
+            request.notes["response"] = answer.body
+        return _document(answer.status, answer.body, request.notes["id"])
 
 
 def _told(status: int, code: str, message: str) -> Response:
     return _document(status, {"__type": code, "message": message})
 
 
-def _document(status: int, body: dict[str, Any]) -> Response:
-    headers = (("Content-Type", _AMZ_JSON), ("x-amzn-RequestId", str(uuid.uuid4())))
+def _error_of(answer: Response) -> tuple[str, str]:
+    """The code and the message of an answer that refuses, of either face."""
+    if answer.status == HTTPStatus.FORBIDDEN:
+        code = "AccessDenied"
+    elif answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        code = "InternalFailure"
+    else:
+        code = HTTPStatus(answer.status).name
+    try:
+        said = json.loads(answer.body) if isinstance(answer.body, bytes) else {}
+        if "__type" in said:
+            return said["__type"], said["message"]
+        first = said["errors"][0]
+        return code if code in ("AccessDenied", "InternalFailure") else first["code"], first["message"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return code, ""
+
+
+def _document(status: int, body: dict[str, Any], id: str = "") -> Response:
+    headers = (("Content-Type", _AMZ_JSON), ("x-amzn-RequestId", id or str(uuid.uuid4())))
     return Response(status, headers, json.dumps(body, separators=(",", ":")).encode())

@@ -14,11 +14,12 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bayplan.errors import BayplanError
@@ -27,6 +28,8 @@ from bayplan.oci.root import Root
 from bayplan.registry.access.accounts import Accounts
 from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Anonymous, Guard
+from bayplan.registry.audit.records import policy_executed, stamp
+from bayplan.registry.audit.trail import Trail
 from bayplan.registry.configuration import Challenge, Settings
 from bayplan.registry.connection import Connection
 from bayplan.registry.distribution import Distribution
@@ -34,6 +37,7 @@ from bayplan.registry.exchange import Access, Request
 from bayplan.registry.gateway import Gateway
 from bayplan.registry.metrics import Metrics
 from bayplan.registry.registry import Registry
+from bayplan.registry.retention import Kept, Rule
 from bayplan.registry.throttle import Throttle
 from bayplan.registry.token_service import PATH, TokenService
 from bayplan.registry.uploads import Uploads
@@ -49,7 +53,9 @@ __all__ = ["SERVER_FILE", "Server", "Settings", "address", "serve"]
 
 _SWEEP_SECONDS = 60.0
 _POLICY_SECONDS = 3600.0  # between two times that lifecycle policies are carried out
+_IMAGES_AN_EVENT = 10
 SERVER_FILE = "registry/server.json"
+TRAIL = "registry/audit"
 _BACKLOG = 512
 
 
@@ -100,6 +106,8 @@ class Server:
         self._uploads = Uploads(self._registry, most=settings.uploads)
         accounts = Accounts(root)
         accounts.settle(settings.account, settings.region)
+        self._trail = Trail(root.path / TRAIL, settings.audit) if settings.audit is not None else None
+        self._accounts = accounts
         self._works = Works(
             self._registry,
             lambda: accounts.load().number,
@@ -119,7 +127,7 @@ class Server:
         self._log = _both(metrics, log)
         self._live: set[Connection] = set()
         self._secure: SecureListener | None = None
-        watch = Watch(self._registry, root.path, self._threads, metrics, settings.metrics, self._gauges())
+        watch = Watch(self._registry, root.path, self._threads, metrics, settings.metrics, self._gauges(), self._trail)
         rates = settings.rates
         self._application = Gateway(
             Distribution(
@@ -143,6 +151,7 @@ class Server:
                 "/metrics": watch.metrics,
             },
             failed=failed,
+            trail=self._trail,
         )
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -237,6 +246,8 @@ class Server:
         self._forget()
         await loop.run_in_executor(None, self._threads.shutdown)
         await loop.run_in_executor(None, self._works.close)
+        if self._trail is not None:
+            self._trail.close()
         self._uploads.close()
         self._registry.close()
 
@@ -250,6 +261,16 @@ class Server:
         for connection in tuple(self._live):
             connection.abort()
         await self._server.wait_closed()
+
+    def _record(self, trail: Trail, repository: str, taken: list[tuple[Kept, Rule]]) -> None:
+        """A policy's work in the audit trail: up to ten images an event, as ECR has it."""
+        from bayplan.registry.templates import LIFECYCLE
+
+        text = self._registry.repository_document(repository, LIFECYCLE) or ""
+        actions = [_action(image, rule) for image, rule in taken]
+        for start in range(0, len(actions), _IMAGES_AN_EVENT):
+            some = actions[start : start + _IMAGES_AN_EVENT]
+            trail.write(policy_executed(self._accounts.load(), repository, text, some, time.time()))
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -266,7 +287,25 @@ class Server:
 
         for repository in self._registry.list():
             with suppress(BayplanError):  # one that was deleted meanwhile
-                carry_out(self._registry, repository.name, in_use=self._in_use)
+                taken = carry_out(self._registry, repository.name, in_use=self._in_use)
+                if self._trail is not None and taken:
+                    self._record(self._trail, repository.name, taken)
+
+
+def _action(image: Kept, rule: Rule) -> dict[str, Any]:
+    """An image that a policy took, in the words of ECR's service event."""
+    tags = list(image.tags)[:100]
+    told = {
+        "digest": image.digest,
+        "tagStatus": "Tagged" if tags else "Untagged",
+        "tagList": tags,
+        "pushedAt": stamp(image.pushed),
+    }
+    return {
+        "lifecycleEventImage": told,
+        "rulePriority": rule.priority,
+        "action": "transition" if rule.transition else "expire",
+    }
 
 
 def _both(metrics: Metrics, log: Callable[[Access], None] | None) -> Callable[[Access], None]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bayplan.errors import BayplanError
 from bayplan.registry import metrics
+from bayplan.registry.audit.trail import Trail
 from bayplan.registry.configuration import Readers
 from bayplan.registry.exchange import Request, Response
 from bayplan.registry.registry import Registry
@@ -37,7 +38,9 @@ class Watch:
         counted: metrics.Metrics,
         readers: Readers,
         gauges: Mapping[str, tuple[str, Callable[[], float]]],
+        trail: Trail | None = None,
     ) -> None:
+        self._trail = trail
         self._registry = registry
         self._folder = folder
         self._threads = threads
@@ -67,6 +70,8 @@ class Watch:
         info = os.statvfs(self._folder)
         if info.f_bavail * info.f_frsize < _LEAST_FREE:
             found["disk"] = "full"
+        if self._trail is not None:
+            found["audit"] = self._trail.failure or "ok"
         return found
 
     async def metrics(self, request: Request) -> Response:

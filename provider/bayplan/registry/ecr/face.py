@@ -52,8 +52,11 @@ ROOMS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """``parameters`` are those of the call, where they could be read."""
+
     status: int
     body: dict[str, Any]
+    parameters: dict[str, Any] | None = None
 
 
 class Ecr:
@@ -67,20 +70,17 @@ class Ecr:
 
     def handle(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> Answer:
         """The answer to the operation ``name``. ``origin`` is how the caller reaches us (``http://127.0.0.1:5000``)."""
+        parameters = None
         try:
-            return Answer(200, self._done(name, body, principal, origin, peer))
+            parameters = _parameters(name, body)
+            return Answer(200, self._done(name, parameters, principal, origin, peer), parameters)
         except EcrError as error:
-            return Answer(error.status, {"__type": error.code, "message": error.message, **error.members})
+            told = {"__type": error.code, "message": error.message, **error.members}
+            return Answer(error.status, told, parameters)
 
-    def _done(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> dict[str, Any]:
-        if name not in shapes.operations():
-            raise EcrError("UnknownOperationException", f"there is no operation {name[:80]}")
-        try:
-            parameters = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            raise EcrError("SerializationException", "the body is no JSON") from None
-        if not isinstance(parameters, dict):
-            raise EcrError("SerializationException", "the body is no JSON object")
+    def _done(
+        self, name: str, parameters: dict[str, Any], principal: Principal, origin: str, peer: str
+    ) -> dict[str, Any]:
         shapes.check(name, parameters)
         found = OPERATIONS[name]
         account = self._guard.accounts.load()
@@ -103,3 +103,15 @@ class Ecr:
             return found.function(call)
         except RegistryError as error:
             raise told(error, shapes.declared(name)) from None
+
+
+def _parameters(name: str, body: bytes) -> dict[str, Any]:
+    if name not in shapes.operations():
+        raise EcrError("UnknownOperationException", f"there is no operation {name[:80]}")
+    try:
+        parameters = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise EcrError("SerializationException", "the body is no JSON") from None
+    if not isinstance(parameters, dict):
+        raise EcrError("SerializationException", "the body is no JSON object")
+    return parameters
