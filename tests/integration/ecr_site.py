@@ -36,12 +36,12 @@ class EcrSite:
     def number(self) -> str:
         return self.accounts.load().number
 
-    def client(self, key: AccessKey | None = None, **more: Any) -> Any:
+    def client(self, key: AccessKey | None = None, service: str = "ecr", **more: Any) -> Any:
         """A boto3 client; what it is answered is checked (see :func:`checked`)."""
         account = self.accounts.load()
         used = key or account.root_key
         made = boto3.client(
-            "ecr",
+            service,
             endpoint_url=f"http://{self.address}",
             region_name=account.region,
             aws_access_key_id=used.id,
@@ -49,7 +49,7 @@ class EcrSite:
             config=Config(retries={"total_max_attempts": 1}, read_timeout=30),
             **more,
         )
-        made.meta.events.register("after-call.ecr", checked)
+        made.meta.events.register(f"after-call.{service}", checked)
         return made
 
 

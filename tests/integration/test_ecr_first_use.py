@@ -95,6 +95,7 @@ def test_the_first_session_from_nothing_to_a_pushed_image(served: tuple[Path, st
         "AWS_REGION",
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL_ECR",
+        "AWS_ENDPOINT_URL_ECR_PUBLIC",
     }
     assert environment["AWS_ENDPOINT_URL_ECR"] == f"http://{address}"
     assert stat.S_IMODE((root / "registry/account.json").stat().st_mode) == 0o600

@@ -121,4 +121,4 @@ def test_the_command_finds_records(site: EcrSite) -> None:
     assert "two" not in table
     assert asked("--until", "1h").stdout.count("\n") == 1, "nothing but the heading"
     wrong = asked("--since", "yesterday")
-    assert (wrong.returncode, "--since" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "--since" in wrong.stderr) == (64, True)

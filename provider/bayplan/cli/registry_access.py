@@ -63,6 +63,7 @@ def env(arguments: argparse.Namespace) -> int:
         "AWS_REGION": account.region,
         "AWS_DEFAULT_REGION": account.region,
         "AWS_ENDPOINT_URL_ECR": f"{'https' if tls else 'http'}://{address}",
+        "AWS_ENDPOINT_URL_ECR_PUBLIC": f"{'https' if tls else 'http'}://{address}",
     }
     if tls and tls != "given":
         values["AWS_CA_BUNDLE"] = tls  # a certificate of the registry's own, which nobody else vouches for

@@ -31,7 +31,8 @@ from bayplan.registry.exchange import BodyTooLarge, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.throttle import Throttle
 
-_TARGET = re.compile(r"AmazonEC2ContainerRegistry_V20150921\.([A-Za-z]{1,80})")
+_TARGET = re.compile(r"(AmazonEC2ContainerRegistry_V20150921|SpencerFrontendService)\.([A-Za-z]{1,80})")
+_PUBLIC_TARGET = "SpencerFrontendService"
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 #: Pages that are answered whatever the caller's rate: how a server is watched.
 FREE = frozenset({"/healthz", "/metrics"})
@@ -45,7 +46,7 @@ class Gateway:
     def __init__(
         self,
         distribution: Distribution,
-        ecr: Callable[[], Any],
+        ecr: Callable[[str], Any],
         guard: Guard,
         credentials: Credentials,
         threads: Executor,
@@ -60,7 +61,7 @@ class Gateway:
         self._trail = trail
         self._distribution = distribution
         self._make_ecr = ecr
-        self._ecr: Any = None
+        self._ecr: dict[str, Any] = {}
         self._guard = guard
         self._credentials = credentials
         self._threads = threads
@@ -97,6 +98,7 @@ class Gateway:
             parameters=notes.get("parameters"),
             response=notes.get("response"),
             error=error,
+            service=notes.get("service", "ecr"),
         )
         trail.write(record, now=not record["readOnly"])
 
@@ -160,23 +162,29 @@ class Gateway:
         except BodyTooLarge:
             return _told(413, "RequestEntityTooLargeException", f"a call has at most {_LONGEST_CALL} bytes")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._answer, request, found[1], body)
+        return await loop.run_in_executor(self._threads, self._answer, request, _service(found[1]), found[2], body)
 
-    def _answer(self, request: Request, operation: str, body: bytes) -> Response:
+    def _answer(self, request: Request, service: str, operation: str, body: bytes) -> Response:
         request.notes["event"] = operation
         signed = sigv4.Signed(request.method, request.path, request.query, request.headers, body)
         try:
-            principal = sigv4.verify(signed, self._guard.accounts.load(), time.time(), service="ecr")
+            principal = sigv4.verify(signed, self._guard.accounts.load(), time.time(), service=service)
         except sigv4.Unsigned as error:
             return _told(error.status, error.code, error.message)
-        if self._ecr is None:
-            self._ecr = self._make_ecr()
+        face = self._ecr.get(service)
+        if face is None:
+            face = self._ecr.setdefault(service, self._make_ecr(service))
         request.notes["principal"], request.notes["who"] = principal, principal.arn
-        answer = self._ecr.handle(operation, body, principal, self._origin(request), request.address)
+        request.notes["service"] = service
+        answer = face.handle(operation, body, principal, self._origin(request), request.address)
         request.notes["parameters"] = answer.parameters
         if answer.status == HTTPStatus.OK:
             request.notes["response"] = answer.body
         return _document(answer.status, answer.body, request.notes["id"])
+
+
+def _service(target: str) -> str:
+    return "ecr-public" if target == _PUBLIC_TARGET else "ecr"
 
 
 def _told(status: int, code: str, message: str) -> Response:

@@ -138,7 +138,7 @@ class Server:
                 sparse=settings.sparse,
                 upstream=self._works.upstream,
             ),
-            lambda: self._ecr(guard),
+            lambda service: self._ecr(guard, service),
             guard,
             credentials,
             self._threads,
@@ -171,11 +171,11 @@ class Server:
             "bayplan_registry_uploads": ("Uploads under way.", lambda: self._uploads.under_way),
         }
 
-    def _ecr(self, guard: Guard) -> Ecr:
+    def _ecr(self, guard: Guard, service: str) -> Ecr:
         """The ECR API, made with its first call: its model takes a moment to read."""
         from bayplan.registry.ecr.face import Ecr
 
-        return Ecr(self._registry, self._uploads, guard, self._works)
+        return Ecr(self._registry, self._uploads, guard, self._works, service)
 
     async def start(self) -> tuple[str, int]:
         """Listen; (host, port) as it turned out. Raises ``port-taken``, ``listen-failed``."""

@@ -21,7 +21,7 @@ from typing import Any
 from bayplan.errors import BayplanError
 from bayplan.oci.root import Root
 from bayplan.records import dataclass, field, replace
-from bayplan.registry.access.model import Principal, PrincipalKind
+from bayplan.registry.access.model import PUBLIC, Principal, PrincipalKind
 
 FILE = Path("registry/account.json")
 ROOT_USER = "root"
@@ -77,8 +77,10 @@ class Account:
         """A user of the account, known by an access key or, without one, by a password."""
         return Principal(PrincipalKind.USER, self.number, f"arn:aws:iam::{self.number}:user/{name}", name, key)
 
-    def arn(self, repository: str) -> str:
-        """The ARN of a repository of this registry."""
+    def arn(self, repository: str, *, public: bool = False) -> str:
+        """The ARN of a repository of this registry; of a public one it is without a region and the name's ``public/``."""
+        if public:
+            return f"arn:aws:ecr-public::{self.number}:repository/{repository.removeprefix(PUBLIC)}"
         return f"arn:aws:ecr:{self.region}:{self.number}:repository/{repository}"
 
 

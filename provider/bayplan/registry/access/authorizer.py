@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bayplan.registry.access.accounts import Account, Accounts
-from bayplan.registry.access.model import Asked, Principal, PrincipalKind
+from bayplan.registry.access.model import PUBLIC, Asked, Principal, PrincipalKind
 from bayplan.registry.access.policy import Kind, Policy, Verdict, evaluate, parse
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.registry import Registry
@@ -73,8 +73,14 @@ class Authorizer:
         if text is not None and (asked.action in FIRST_SCOPE or setting(self._registry, _SCOPE) == "V2"):
             found.append(parsed(text, Kind.REGISTRY))
         resource, lead = asked.resource, account.arn("")
-        if resource.startswith(lead):
-            text = self._registry.repository_document(resource.removeprefix(lead), REPOSITORY_POLICY)
+        open_to_all = account.arn("", public=True)
+        if resource.startswith((lead, open_to_all)):
+            name = (
+                resource.removeprefix(lead)
+                if resource.startswith(lead)
+                else PUBLIC + resource.removeprefix(open_to_all)
+            )
+            text = self._registry.repository_document(name, REPOSITORY_POLICY)
             if text is not None:
                 found.append(parsed(text, Kind.REPOSITORY))
         return found

@@ -13,9 +13,10 @@ from functools import lru_cache
 
 from bayplan.registry.access.accounts import Accounts
 from bayplan.registry.access.authorizer import REGISTRY_POLICY, REPOSITORY_POLICY, Authorizer, parsed
-from bayplan.registry.access.model import Asked, Context, Principal, PrincipalKind
+from bayplan.registry.access.model import PUBLIC, Asked, Context, Principal, PrincipalKind
 from bayplan.registry.access.policy import Kind
 from bayplan.registry.access.tokens import LIFE
+from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.registry import Registry
 
 __all__ = ["REGISTRY_POLICY", "REPOSITORY_POLICY", "Anonymous", "Guard"]
@@ -23,6 +24,7 @@ __all__ = ["REGISTRY_POLICY", "REPOSITORY_POLICY", "Anonymous", "Guard"]
 PULL = frozenset(
     {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability", "ecr:ListImages"}
 )
+_EVERYBODYS = frozenset(one.partition(":")[2] for one in PULL)  # of public repositories
 PUSH = PULL | frozenset(
     {
         "ecr:InitiateLayerUpload",
@@ -69,6 +71,7 @@ class Guard:
         *,
         token_life: float = LIFE,
     ) -> None:
+        self._registry = registry
         self.authorizer = Authorizer(registry, accounts)
         self.accounts = accounts
         self.anonymous = anonymous
@@ -80,6 +83,17 @@ class Guard:
         if self.anonymous is Anonymous.PUSH:
             return True
         return self.named is Anonymous.PUSH and self._unnamed(principal)
+
+    def _is_public(self, repository: str, action: str) -> bool:
+        """Whether this is a repository of ECR Public, or would be one if it were there."""
+        if action.startswith("ecr-public:"):
+            return True
+        try:
+            return bool(self._registry.describe(repository).details.get("public"))
+        except RegistryError as error:
+            if error.fault is not Fault.NAME_UNKNOWN:
+                raise
+            return False
 
     def _unnamed(self, principal: Principal) -> bool:
         """Whether this is a user with a password whom the account does not know."""
@@ -97,6 +111,11 @@ class Guard:
             return
         account = self.accounts.load()
         resource = "*" if repository is None else account.arn(repository)
+        if repository is not None and repository.startswith(PUBLIC) and self._is_public(repository, action):
+            if action.partition(":")[2] in _EVERYBODYS:
+                return
+            action = "ecr-public:" + action.partition(":")[2]
+            resource = account.arn(repository, public=True)
         also = []
         if self.named.actions and self._unnamed(principal):
             also = [parsed(_allowing(self.named), Kind.IDENTITY)]

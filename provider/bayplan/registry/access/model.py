@@ -11,6 +11,9 @@ from enum import StrEnum
 
 from bayplan.records import dataclass, field
 
+#: What names of public repositories begin with (Amazon ECR Public's registry alias).
+PUBLIC = "public/"
+
 #: The context of a request: values by lower-case key (``aws:sourceip``).
 Context = Mapping[str, Sequence[str]]
 

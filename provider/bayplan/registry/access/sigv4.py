@@ -20,6 +20,7 @@ from bayplan.registry.access.accounts import Account
 from bayplan.registry.access.model import Principal
 
 SKEW = 300.0  # seconds that a signature may lie in the past or in the future
+PUBLIC_REGION = "us-east-1"  # where Amazon ECR Public is, whatever the caller's region
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _FORM = re.compile(
     rf"{_ALGORITHM} +Credential=([^/, ]+)/(\d{{8}})/([^/, ]+)/([^/, ]+)/aws4_request *, *"
@@ -76,7 +77,8 @@ def verify(request: Signed, account: Account, now: float, *, service: str) -> Pr
             "InvalidSignatureException",
             f"There were headers present in the request which were not signed: {unsigned[0]}",
         )
-    if (region, named) != (account.region, service) or day != stamp[:8]:
+    regions = (account.region, PUBLIC_REGION) if service == "ecr-public" else (account.region,)
+    if region not in regions or named != service or day != stamp[:8]:
         raise Unsigned(
             "InvalidSignatureException",
             f"Credential should be scoped to a valid region and service: {account.region}/{service}",

@@ -72,6 +72,7 @@ def call(
     parameters: Mapping[str, Any] | None,
     response: Mapping[str, Any] | None = None,
     error: tuple[str, str] | None = None,
+    service: str = "ecr",
 ) -> dict[str, Any]:
     """The record of one call. ``request`` is the id that the caller was told; ``error`` its code and message."""
     reads = read_only(name)
@@ -80,7 +81,7 @@ def call(
         "eventVersion": VERSION,
         "userIdentity": identity(principal),
         "eventTime": stamp(when),
-        "eventSource": SOURCE,
+        "eventSource": f"{service}.amazonaws.com",
         "eventName": name,
         "awsRegion": account.region,
         "sourceIPAddress": address,
@@ -94,7 +95,7 @@ def call(
     if error is not None:
         found["errorCode"], found["errorMessage"] = error[0], error[1][:1000]
     if isinstance(repository, str):
-        arn = account.arn(repository)
+        arn = account.arn(repository, public=service == "ecr-public")
         found["resources"] = [{"ARN": arn, "accountId": account.number, "type": "AWS::ECR::Repository"}]
     found |= {
         "eventType": "AwsApiCall",

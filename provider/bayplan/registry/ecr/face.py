@@ -12,12 +12,13 @@ from typing import Any
 
 from bayplan.records import dataclass
 from bayplan.registry.access.guard import Guard
-from bayplan.registry.access.model import Principal
+from bayplan.registry.access.model import PUBLIC, Principal
 from bayplan.registry.ecr import account as account_room
 from bayplan.registry.ecr import (
     images,
     layers,
     lifecycle,
+    public,
     pull_through,
     replication,
     repositories,
@@ -28,18 +29,18 @@ from bayplan.registry.ecr import (
     templates,
 )
 from bayplan.registry.ecr.errors import EcrError, told
-from bayplan.registry.ecr.operations import OPERATIONS, Call
+from bayplan.registry.ecr.operations import OPERATIONS, PUBLIC_OPERATIONS, Call
 from bayplan.registry.faults import RegistryError
 from bayplan.registry.registry import Registry
 from bayplan.registry.uploads import Uploads
 from bayplan.registry.works import Works
 
-TARGET = "AmazonEC2ContainerRegistry_V20150921."
 ROOMS = (
     account_room,
     images,
     layers,
     lifecycle,
+    public,
     pull_through,
     replication,
     repositories,
@@ -62,17 +63,19 @@ class Answer:
 class Ecr:
     """The API over one registry. Any thread may call."""
 
-    def __init__(self, registry: Registry, uploads: Uploads, guard: Guard, works: Works) -> None:
+    def __init__(self, registry: Registry, uploads: Uploads, guard: Guard, works: Works, service: str = "ecr") -> None:
         self._registry = registry
         self._uploads = uploads
         self._guard = guard
         self._works = works
+        self._service = service
+        self._operations = PUBLIC_OPERATIONS if service == "ecr-public" else OPERATIONS
 
     def handle(self, name: str, body: bytes, principal: Principal, origin: str, peer: str) -> Answer:
         """The answer to the operation ``name``. ``origin`` is how the caller reaches us (``http://127.0.0.1:5000``)."""
         parameters = None
         try:
-            parameters = _parameters(name, body)
+            parameters = _parameters(name, body, self._service)
             return Answer(200, self._done(name, parameters, principal, origin, peer), parameters)
         except EcrError as error:
             told = {"__type": error.code, "message": error.message, **error.members}
@@ -81,10 +84,12 @@ class Ecr:
     def _done(
         self, name: str, parameters: dict[str, Any], principal: Principal, origin: str, peer: str
     ) -> dict[str, Any]:
-        shapes.check(name, parameters)
-        found = OPERATIONS[name]
+        shapes.check(name, parameters, self._service)
+        found = self._operations[name]
         account = self._guard.accounts.load()
         repository = parameters.get("repositoryName") if found.by_repository else None
+        if repository is not None and self._service == public.SERVICE:
+            repository = PUBLIC + repository
         try:
             self._guard.require(principal, found.action, repository, {"aws:sourceip": (peer,)})
             life = self._guard.token_life
@@ -98,15 +103,16 @@ class Ecr:
                 self._works,
                 origin,
                 time.time(),
+                self._service,
                 life,
             )
             return found.function(call)
         except RegistryError as error:
-            raise told(error, shapes.declared(name)) from None
+            raise told(error, shapes.declared(name, self._service)) from None
 
 
-def _parameters(name: str, body: bytes) -> dict[str, Any]:
-    if name not in shapes.operations():
+def _parameters(name: str, body: bytes, service: str) -> dict[str, Any]:
+    if name not in shapes.operations(service):
         raise EcrError("UnknownOperationException", f"there is no operation {name[:80]}")
     try:
         parameters = json.loads(body or b"{}")

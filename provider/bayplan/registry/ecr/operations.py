@@ -38,6 +38,7 @@ class Call:
     works: Works
     origin: str
     now: float
+    service: str
     token_life: float = LIFE
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -49,11 +50,14 @@ class Call:
         wanted = str(self.get("repositoryName")) if name is None else name
         self.own_registry()
         try:
-            return self.registry.describe(wanted)
+            found = self.registry.describe(wanted)
         except RegistryError as error:
             if error.fault is not Fault.NAME_UNKNOWN:
                 raise
             raise no_repository(wanted, self.account.number) from None
+        if bool(found.details.get("public")) != (self.service == "ecr-public"):
+            raise no_repository(wanted, self.account.number)
+        return found
 
     def own_registry(self) -> None:
         """Raises EcrError where the call means another account's registry."""
@@ -90,15 +94,17 @@ class Operation:
     by_repository: bool
 
 
-OPERATIONS: dict[str, Operation] = {}
+OPERATIONS: dict[str, Operation] = {}  # of Amazon ECR
+PUBLIC_OPERATIONS: dict[str, Operation] = {}  # of Amazon ECR Public
 
 
-def operation(name: str, *, by_repository: bool = True) -> Callable[[Function], Function]:
+def operation(name: str, *, by_repository: bool = True, service: str = "ecr") -> Callable[[Function], Function]:
     """The function below becomes the operation ``name``."""
+    known = PUBLIC_OPERATIONS if service == "ecr-public" else OPERATIONS
 
     def register(function: Function) -> Function:
-        assert name not in OPERATIONS, f"{name} stands twice"
-        OPERATIONS[name] = Operation(function, f"ecr:{name}", by_repository)
+        assert name not in known, f"{name} stands twice"
+        known[name] = Operation(function, f"{service}:{name}", by_repository)
         return function
 
     return register

@@ -51,6 +51,11 @@ def checked_tags(given: list[dict[str, str]] | None) -> dict[str, str]:
     return tags
 
 
+def bounded_tags(given: list[dict[str, str]] | None) -> dict[str, str]:
+    """Resource tags as a map, no more than a repository may have. Raises EcrError."""
+    return _bounded(checked_tags(given))
+
+
 def _bounded(tags: dict[str, str]) -> dict[str, str]:
     if len(tags) > MOST_RESOURCE_TAGS:
         raise EcrError("TooManyTagsException", f"a repository has at most {MOST_RESOURCE_TAGS} tags")
@@ -100,7 +105,7 @@ def create_repository(call: Call) -> Body:
     name = str(call.get("repositoryName"))
     try:
         made = call.registry.create_repository(
-            name, mutability=rule, tags=_bounded(checked_tags(call.get("tags"))), details=details
+            name, mutability=rule, tags=bounded_tags(call.get("tags")), details=details
         )
     except RegistryError as error:
         if error.fault is not Fault.NAME_EXISTS:
@@ -120,7 +125,7 @@ def describe_repositories(call: Call) -> Body:
         if call.get("nextToken") is not None or call.get("maxResults") is not None:
             raise EcrError("InvalidParameterException", "repositoryNames goes with neither nextToken nor maxResults")
         return {"repositories": [described(call, call.repository(name)) for name in names]}
-    found, more = call.page(list(call.registry.list()))
+    found, more = call.page([one for one in call.registry.list() if not one.details.get("public")])
     return {"repositories": [described(call, one) for one in found], **more}
 
 
@@ -205,24 +210,24 @@ def _by_arn(call: Call) -> Repository:
     return call.repository(arn.removeprefix(lead))
 
 
-@operation("TagResource", by_repository=False)
-def tag_resource(call: Call) -> Body:
-    one = _by_arn(call)
+def tag(call: Call, one: Repository) -> Body:
     call.registry.update_repository(one.name, tags=_bounded({**one.tags, **checked_tags(call.get("tags"))}))
     return {}
 
 
-@operation("UntagResource", by_repository=False)
-def untag_resource(call: Call) -> Body:
-    one = _by_arn(call)
+def untag(call: Call, one: Repository) -> Body:
     gone = set(call.get("tagKeys"))
     call.registry.update_repository(one.name, tags={key: value for key, value in one.tags.items() if key not in gone})
     return {}
 
 
-@operation("ListTagsForResource", by_repository=False)
-def list_tags_for_resource(call: Call) -> Body:
-    return {"tags": [{"Key": key, "Value": value} for key, value in sorted(_by_arn(call).tags.items())]}
+def listed_tags(call: Call, one: Repository) -> Body:  # noqa: ARG001  (one of the three)
+    return {"tags": [{"Key": key, "Value": value} for key, value in sorted(one.tags.items())]}
+
+
+operation("TagResource", by_repository=False)(lambda call: tag(call, _by_arn(call)))
+operation("UntagResource", by_repository=False)(lambda call: untag(call, _by_arn(call)))
+operation("ListTagsForResource", by_repository=False)(lambda call: listed_tags(call, _by_arn(call)))
 
 
 # -- policies ------------------------------------------------------------------------------------------------------
