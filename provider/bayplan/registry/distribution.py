@@ -183,16 +183,24 @@ class Distribution:
         within_scope(principal, action, name)
         await self._run(self._guard.require, principal, action, name, {"aws:sourceip": (request.address,)})
 
-    async def _may_mount(self, request: Request, principal: Principal, source: str) -> bool:
-        """Whether the caller may read the repository that a blob is to be mounted from. If not, the blob is uploaded."""
+    async def _may_mount(self, request: Request, principal: Principal, source: str, *, named: bool) -> bool:
+        """Whether the caller may read the repository that a blob is to be mounted from. If not, the blob is uploaded.
+
+        Raises RegistryError ``unauthorized`` where the caller ``named`` a source that he may read, and his bearer token is not
+        for it: he gets one that is.
+        """
         context = {"aws:sourceip": (request.address,)}
+        needs = ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer")
         try:
-            for needed in ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"):
-                within_scope(principal, needed, source)
+            for needed in needs:
                 await self._run(self._guard.require, principal, needed, source, context)
         except RegistryError as error:
             if error.fault not in (Fault.DENIED, Fault.UNAUTHORIZED):
                 raise
+            return False
+        if principal.scopes is not None and (source, "pull") not in principal.scopes:
+            if named:
+                within_scope(principal, needs[0], source)
             return False
         return True
 
@@ -221,7 +229,7 @@ class Distribution:
         else:
             sources = await self._run(self._registry.holders, wanted, _MOST_SOURCES)
         for source in sources:
-            if await self._may_mount(request, principal, source):
+            if await self._may_mount(request, principal, source, named=given is not None):
                 try:
                     await self._run(self._registry.link_blob, name, wanted, source)
                 except RegistryError as error:
@@ -471,7 +479,11 @@ def scope_of(request: Request) -> str:
             return ""
         method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
         kind = _SCOPES.get(_ACTIONS.get((method, endpoint), ""), "push")
-        return f"repository:{name}:{'pull,push' if kind == 'push' else kind}" if _NAME.fullmatch(name) else ""
+        scopes = [f"repository:{name}:{'pull,push' if kind == 'push' else kind}"] if _NAME.fullmatch(name) else []
+        source = request.parameters().get("from", [""])[-1] if endpoint == "uploads" else ""
+        if _NAME.fullmatch(source):
+            scopes.append(f"repository:{source}:pull")
+        return " ".join(scopes)
     return ""
 
 
