@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import builds, machine, peers, plans, starts, startup
+from bench import builds, machine, peers, plans, registry, registry_size, starts, startup
 from bench.measure import FailedError
 from bench.site import Site, site
 from bench.table import Table
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, Callable[[Site], list[Table]]] = {
     "plans": plans.tables,
     "starts": starts.tables,
     "builds": builds.tables,
+    "registry": registry.tables,
+    "registry-size": registry_size.tables,
 }
 _WITH_PEERS = frozenset({"starts", "builds"})
 

@@ -33,12 +33,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``rounds`` is how many the medians are of."""
+    """``rounds`` is how many the medians are of; ``what`` says what the columns of figures hold."""
 
     title: str
     rounds: int
     rows: Sequence[Row]
     notes: Sequence[str] = ()
+    what: str = "wall and CPU time of the whole command, its peak of resident memory"
 
     @property
     def over(self) -> list[Budget]:
@@ -49,7 +50,7 @@ class Table:
         yield f"### {self.title}"
         yield ""
         rounds = "1 round" if self.rounds == 1 else f"medians of {self.rounds} rounds, interleaved"
-        yield f"{rounds}; wall and CPU time of the whole command, its peak of resident memory"
+        yield f"{rounds}; {self.what}"
         yield ""
         cells = [("", "wall", "CPU", "memory", "ratio", "budget", "")]
         for row in self.rows:
@@ -86,7 +87,11 @@ class Table:
 
 
 def seconds(value: float) -> str:
-    """``12 ms``, ``1.23 s``, ``102 s``."""
+    """``120 us``, ``1.2 ms``, ``12 ms``, ``1.23 s``, ``102 s``."""
+    if value < 0.001:
+        return f"{value * 1e6:.0f} us"
+    if value < 0.01:
+        return f"{value * 1000:.1f} ms"
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
