@@ -126,7 +126,7 @@ class Client:
         )
 
     def fetch(self, target: str) -> int:
-        """Get a blob and throw it away; its bytes."""
+        """Get a blob and verify it, as every client does; its bytes."""
         self._line.putrequest("GET", target, skip_accept_encoding=True)
         for name, value in self._server.headers.items():
             self._line.putheader(name, value)
@@ -134,9 +134,12 @@ class Client:
         answer = self._line.getresponse()
         if answer.status != 200:
             raise FailedError(f"{self._server.name}: GET {target}: {answer.status}")
-        total = 0
+        total, seen = 0, hashlib.sha256()
         while count := answer.readinto(self._buffer):
+            seen.update(self._buffer[:count])
             total += count
+        if not target.endswith(seen.hexdigest()):
+            raise FailedError(f"{self._server.name}: GET {target}: the bytes are others")
         return total
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
-from bench import registries
+from bench import machine, registries
 from bench.measure import FailedError, Sample
 from bench.registries import Client, Server
 from bench.site import Site
@@ -105,6 +105,7 @@ def tables(site: Site) -> list[Table]:
 
 def _round(server: Server, number: int, base: bytes, kept: _Figures) -> None:
     pieces = [memoryview(number.to_bytes(4, "big", signed=True) + bytes([one]) + base) for one in range(_BLOBS)]
+    machine.resident(_BLOBS * _BLOB * 6)
     with server.client() as client:
         digests: list[str] = []
         kept.push.append(

@@ -37,6 +37,7 @@ from bayplan.registry.exchange import (
 
 _FEED = 256 << 10
 _SLICE = 4 << 20  # bytes of a file between two looks at the clock
+_SPARES = 8  # pieces of bodies that are kept for the next one
 _LINGER_BYTES = 32 << 20
 _LINGER_SECONDS = 10.0
 
@@ -179,7 +180,11 @@ class Connection(asyncio.BufferedProtocol):
         self._new_parser()
 
     def _next_piece(self) -> None:
-        self._piece = memoryview(bytearray(min(self._left, PIECE)))
+        # Memory that is in the processor's reach already costs half of what fresh memory does.
+        memory = (
+            _spare.pop() if _spare and self._left > _FEED else bytearray(PIECE if self._left > _FEED else self._left)
+        )
+        self._piece = memoryview(memory)[: self._left]
         self._filled = 0
 
     def _end_body(self) -> None:
@@ -223,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
         if "://" in path.partition("?")[0]:  # the absolute form that a proxy's client sends
             path = "/" + path.partition("://")[2].partition("/")[2]
         expects = headers.get("expect", "").lower() == "100-continue"
-        body = Incoming(length, self._flow, self._go_on if expects else lambda: None)
+        body = Incoming(length, self._flow, self._go_on if expects else _nothing, _keep)
         request = Request(self._parser.get_method().decode("latin-1"), unquote(path), query, headers, body, self._peer)
         options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
         keep = "close" not in options if self._parser.get_http_version() == "1.1" else "keep-alive" in options
@@ -401,6 +406,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+#: Pieces of bodies that were written away, of all connections.
+_spare: list[bytearray] = []
+
+
+def _keep(piece: memoryview) -> None:
+    memory = piece.obj
+    if isinstance(memory, bytearray) and len(memory) == PIECE and len(_spare) < _SPARES:
+        _spare.append(memory)
+
+
+def _nothing() -> None:
+    """What is done for a client that does not wait to be told to go on."""
 
 
 _stamp: tuple[int, bytes] = (0, b"")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 from bayplan.records import dataclass, field
 
-PIECE = 1 << 20  # bytes of a body that are handed over at once
+PIECE = 1 << 19  # bytes of a body that are handed over at once
 _LINK = re.compile(r"(?:^|(?<=&))link=[^&]*")
 HELD = 2 * PIECE  # beyond this the peer is not read from until the consumer has caught up
 
@@ -33,10 +33,16 @@ class Incoming:
     """The body of a request, piece by piece. ``length`` is its Content-Length, None for a chunked one.
 
     Filled by the connection (:meth:`put`, :meth:`end`, :meth:`fail`), emptied by one reader. ``flow`` is told True when
-    the peer must wait and False when it may go on.
+    the peer must wait and False when it may go on; ``spare`` takes the pieces back that were read.
     """
 
-    def __init__(self, length: int | None, flow: Callable[[bool], None], first: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        length: int | None,
+        flow: Callable[[bool], None],
+        first: Callable[[], None],
+        spare: Callable[[memoryview], None] | None = None,
+    ) -> None:
         self.length = length
         self.received = 0
         self._pieces: deque[memoryview] = deque()
@@ -45,6 +51,8 @@ class Incoming:
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._flow = flow
+        self._spare = spare
+        self._given: list[memoryview] = []
         self._first: Callable[[], None] | None = None if self._ended else first
 
     # -- the connection's side -------------------------------------------------------------------------------------
@@ -80,8 +88,13 @@ class Incoming:
     async def pieces(self) -> list[memoryview]:
         """What has arrived since the last call, waiting for something; empty at the end. Raises PeerGone.
 
-        All of it at once, so that a reader who was busy pays one change of threads for many small pieces.
+        All of it at once, so that a reader who was busy pays one change of threads for many small pieces. With the next
+        call, the memory of these is filled anew.
         """
+        if self._spare is not None and self._given:
+            for piece in self._given:
+                self._spare(piece)
+            self._given = []
         if self._first is not None:
             first, self._first = self._first, None
             first()
@@ -97,6 +110,8 @@ class Incoming:
         self._held = 0
         if held >= HELD:
             self._flow(False)
+        if self._spare is not None:
+            self._given = list(pieces)
         return pieces
 
     async def read(self, limit: int) -> bytes:
