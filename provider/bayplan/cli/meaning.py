@@ -118,7 +118,7 @@ class Meaning:
 
                 registry = Registry(self.root, store=self.store)
                 digest = registry.resolve(name.repository, name.digest or name.tag or "latest").digest
-                self.store.touch(digest)
+                registry.localize(name.repository, digest)
             else:
                 from bayplan.registry.client import RegistryClient
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("env", 'print the lines that let the AWS CLI and SDKs use this registry: eval "$(bayplan registry env)"'),
         ("user", "users of the registry's account: add, list, rm"),
         ("key", "access keys of users: add, list, rm"),
+        ("key-file", "make a key file for encryption at rest, or add a new first key to one"),
+        ("rekey", "wrap the data keys of all sealed blobs with the current key"),
         ("audit", "who did what: the records of the audit trail, the newest first"),
     ):
         aliases = {"list": ("ls",), "rm": ("remove",)}.get(name, ())
@@ -47,6 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             configure_access(verb, name)
         elif name == "serve":
             _serve_options(verb)
+        elif name == "key-file":
+            verb.add_argument("file", metavar="FILE")
+            verb.add_argument("--id", metavar="ID", help="the new key's id (default: today's date)")
         elif name == "audit":
             from bayplan.cli.registry_audit import configure_audit
 
@@ -87,7 +93,7 @@ def _serve_options(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    result: int = globals()[f"_{arguments.verb}"](arguments)
+    result: int = globals()[f"_{arguments.verb.replace('-', '_')}"](arguments)
     return result
 
 
@@ -161,6 +167,30 @@ def _env(arguments: argparse.Namespace) -> int:
     from bayplan.cli.registry_access import env
 
     return env(arguments)
+
+
+def _key_file(arguments: argparse.Namespace) -> int:
+    from bayplan.registry.storage.keys import add_key
+
+    id = arguments.id or time.strftime("%Y-%m-%d", time.gmtime())
+    add_key(Path(arguments.file), id)
+    if arguments.json:
+        show.document({"file": arguments.file, "id": id})
+    else:
+        show.say(f"the first key of {arguments.file} is {id} now")
+    return 0
+
+
+def _rekey(arguments: argparse.Namespace) -> int:
+    from bayplan.registry.registry import Registry
+
+    registry = Registry(root_of(arguments))
+    done = sum(registry.vault(name).rekey() for name in registry.vaults())
+    if arguments.json:
+        show.document({"rekeyed": done})
+    else:
+        show.say(f"{done} blobs have the current key now")
+    return 0
 
 
 def _audit(arguments: argparse.Namespace) -> int:

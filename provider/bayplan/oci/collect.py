@@ -58,11 +58,13 @@ class Reached:
 def read_document(store: Store, digest: Digest) -> Mapping[str, Any] | None:
     """The JSON object that a blob is, or None: a layer, broken, or not there."""
     try:
-        with store.path(digest).open("rb") as file:
+        with store.open(digest) as file:
             if file.read(1) != b"{":
                 return None
             data = b"{" + file.read(MANIFEST_LIMIT)
-    except FileNotFoundError:
+    except BayplanError as error:
+        if error.code != "no-blob":
+            raise  # what cannot be read now may lead to what must stay
         return None
     try:
         loaded = json.loads(data)

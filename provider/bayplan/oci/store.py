@@ -219,12 +219,21 @@ class BlobWriter:
     def write(self, chunk: bytes | bytearray | memoryview) -> int:
         """Append ``chunk``, hashing it on the way. Raises OSError where the disk refuses it."""
         self._hash.update(chunk)
-        view = memoryview(chunk)
-        while view:
-            done = self._file.write(view)
-            view = view[done:]
+        self._append(chunk)
         self.offset += len(chunk)
         return len(chunk)
+
+    def _append(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Bring ``chunk`` into the file; a store of another kind does it in its way."""
+        self._put(chunk)
+
+    def _finish(self, digest: Digest) -> None:
+        """Bring the file into the form that is kept, before it is made durable; here it has it."""
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
 
     def commit(self, expected: Digest | None = None) -> Digest:
         """Make the blob visible and durable. Raises BayplanError ``digest-mismatch`` when the content is another."""
@@ -239,6 +248,7 @@ class BlobWriter:
         if self._store.touch(digest):
             self.abort()
             return digest
+        self._finish(digest)
         descriptor = self._file.fileno()
         os.fsync(descriptor)
         target = self._store.path(digest)

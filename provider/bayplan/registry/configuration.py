@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from bayplan.registry.access.guard import Anonymous
 from bayplan.registry.audit.trail import Keeping
 from bayplan.registry.connection import Limits
 from bayplan.registry.replication import Destination
+from bayplan.registry.storage.vaults import Placing
 
 _LARGEST = 1 << 20  # bytes of a file
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -111,6 +112,7 @@ class Settings:
     logging: Logging = field(default_factory=Logging)
     metrics: Readers = Readers.LOOPBACK
     audit: Keeping | None = field(default_factory=Keeping)
+    placing: Placing = field(default_factory=Placing)
     vulnerabilities: Path | None = None
     destinations: tuple[Destination, ...] = ()
     threads: int = 16
@@ -177,6 +179,7 @@ def _settings(said: Mapping[str, Any], folder: Path) -> Settings:
         logging=Logging(LogFormat(logging.get("format", LogFormat.TEXT)), path(logging.get("file"))),
         metrics=Readers(said.get("metrics", standard.metrics)),
         audit=_audit(said.get("audit", {})),
+        placing=_placing(said.get("storage", {}), path),
         vulnerabilities=path(said.get("scanning", {}).get("database")),
         destinations=tuple(
             Destination(one["region"], one.get("account"), one.get("endpoint"), one.get("profile"))
@@ -185,6 +188,15 @@ def _settings(said: Mapping[str, Any], folder: Path) -> Settings:
         threads=said.get("threads", standard.threads),
         grace=seconds(said, "grace", standard.grace),
     )
+
+
+def _placing(said: Mapping[str, Any], path: Callable[[str | None], Path | None]) -> Placing:
+    sealed = said.get("encryption", {})
+    key_file = path(sealed.get("key_file"))
+    bucket = said.get("s3")
+    second = None if bucket is None else bucket.get("second")
+    first = None if bucket is None else {name: value for name, value in bucket.items() if name != "second"}
+    return Placing(first, second, None if key_file is None else key_file.absolute(), sealed.get("kms"))
 
 
 def _audit(said: Mapping[str, Any]) -> Keeping | None:

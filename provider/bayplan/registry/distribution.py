@@ -391,8 +391,10 @@ class Distribution:
 
     def _open(self, name: str, digest: Any) -> Any:
         try:
-            return self._registry.store.open(digest)
-        except BayplanError:
+            return self._registry.storage(name).open(digest)
+        except BayplanError as error:
+            if error.code != "no-blob":
+                raise
             raise RegistryError(Fault.BLOB_UNKNOWN, f"the repository {name} has no blob {digest}") from None
 
     async def _delete_blob(self, request: Request, name: str, digest: str) -> Response:  # noqa: ARG002

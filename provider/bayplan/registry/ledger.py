@@ -431,9 +431,19 @@ def expire_blobs(db: sqlite3.Connection, before: float) -> int:
     ).rowcount
 
 
-def references(db: sqlite3.Connection, since: float) -> Iterator[Digest]:
-    """Every digest that must stay in the store: all manifests, and the blobs seen ``since`` then."""
-    for (digest,) in db.execute("SELECT DISTINCT digest FROM manifest"):
+_KEPT_IN = "repository IN (SELECT id FROM repository WHERE coalesce(json_extract(details, '$.vault'), '') = ?)"
+
+
+def references(db: sqlite3.Connection, since: float, vault: str = "") -> Iterator[Digest]:
+    """Every digest that must stay in a vault (empty: the root's store): all manifests, and the blobs seen ``since`` then."""
+    for (digest,) in db.execute(f"SELECT DISTINCT digest FROM manifest WHERE {_KEPT_IN}", (vault,)):  # noqa: S608
         yield Digest(digest)
-    for (digest,) in db.execute("SELECT DISTINCT digest FROM blob WHERE seen >= ?", (since,)):
+    for (digest,) in db.execute(f"SELECT DISTINCT digest FROM blob WHERE seen >= ? AND {_KEPT_IN}", (since, vault)):  # noqa: S608
         yield Digest(digest)
+
+
+def vault_of(db: sqlite3.Connection, name: str) -> str:
+    """The vault that a repository is kept in; empty for the root's store, and where there is no such repository."""
+    query = "SELECT json_extract(details, '$.vault') FROM repository WHERE name = ?"
+    found = db.execute(query, (name,)).fetchone()
+    return "" if found is None or found[0] is None else str(found[0])

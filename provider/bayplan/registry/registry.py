@@ -15,12 +15,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
-from bayplan.oci.store import BlobWriter, Store
+from bayplan.oci.store import BlobWriter, Collected, Store
+from bayplan.records import replace
 from bayplan.registry import contents, ledger
 from bayplan.registry.contents import Contents
 from bayplan.registry.database import Database
@@ -38,11 +39,19 @@ from bayplan.registry.model import (
 )
 from bayplan.registry.survey import DATABASE
 
+if TYPE_CHECKING:
+    from bayplan.registry.storage.vault import Vault
+    from bayplan.registry.storage.vaults import Vaults
+
 UPLOAD_GRACE = 24 * 3600.0  # seconds that a blob is kept without a manifest
 MOST_TAGS_AT_ONCE = 100
 _EVERYTHING = -1  # SQLite's LIMIT for "no limit"
 _DEEPEST_INDEX = 8
 _PULL_SECONDS = 3600.0  # between two records of a manifest's pulls
+
+
+_PIECE = 1 << 20
+_VAULT, _DEFAULT_VAULT = "vault/", "vault-default"  # documents; bayplan.registry.storage.vaults writes them
 
 
 class Registry:
@@ -53,6 +62,7 @@ class Registry:
         self.store = store or Store(root)
         self.grace = grace
         self._database = Database(root.path / DATABASE)
+        self._vaults: Vaults | None = None
         #: Told of what was pushed (its tags with it) and deleted (a tag or a digest), once it is durable and before the
         #: caller is answered.
         self.pushed: Callable[[str, Digest, Sequence[str]], None] = _nobody
@@ -60,6 +70,54 @@ class Registry:
 
     def close(self) -> None:
         self._database.close()
+
+    def changes(self) -> int:
+        """A number that is another one after each change by anybody, in whatever process. For one thread at a time."""
+        return self._database.changes()
+
+    # -- where bytes lie -----------------------------------------------------------------------------------------------
+
+    def storage(self, repository: str) -> Store:
+        """The store that a repository's bytes lie in: the root's own, or a vault. Raises BayplanError ``no-vault``."""
+        name = self._database.read(lambda db: ledger.vault_of(db, repository))
+        return self.vault(name) if name else self.store
+
+    def vault(self, name: str) -> Vault:
+        """A vault by its name. Raises BayplanError ``no-vault``, ``bad-key-file``."""
+        if self._vaults is None:
+            from bayplan.registry.storage.vaults import Vaults
+
+            self._vaults = Vaults(self.root, lambda key: self.document("", key))
+        return self._vaults.get(name)
+
+    def vaults(self) -> tuple[str, ...]:
+        """The names of all vaults."""
+        return tuple(name.removeprefix(_VAULT) for name, _ in self.documents("", _VAULT))
+
+    def collect_vaults(self) -> Collected:
+        """Remove from the vaults what nothing refers to; the root's store is collected with all that refers to it."""
+        since = time.time() - self.grace
+        blobs = size = 0
+        for name in self.vaults():
+            vault = self.vault(name)
+
+            def refer(name: str = name) -> tuple[Digest, ...]:
+                return self._database.read(lambda db: tuple(ledger.references(db, since, name)))
+
+            gone = vault.collect([refer])
+            vault.sweep()
+            vault.settle()
+            blobs, size = blobs + gone.blobs, size + gone.bytes
+        return Collected(blobs, size)
+
+    def localize(self, repository: str, digest: Digest) -> None:
+        """Have an image of a repository in the root's store, for a container to run from; the caller holds a lease of that."""
+        vault = self.storage(repository)
+        if vault is self.store:
+            self.store.touch(digest)
+            return
+        with vault.lease():
+            _copy_tree(vault, self.store, digest)
 
     # -- repositories ----------------------------------------------------------------------------------------------
 
@@ -85,19 +143,19 @@ class Registry:
         )
 
         def record(db: ledger.Connection) -> None:
-            ledger.insert_repository(db, made)
+            ledger.insert_repository(db, _placed(db, made))
             for key, body in (documents or {}).items():
                 ledger.set_document(db, made.uid, key, body, made.created)
 
         self._database.write(record)
-        return made
+        return self.describe(name)
 
     def ensure_repository(self, name: str) -> Repository:
         """The repository ``name``, made with defaults where there is none."""
         with suppress(RegistryError):  # unknown: made below, where anything else it might be comes up again
             return self.describe(name)
         made = Repository(repository_name(name), uuid.uuid4().hex, time.time())
-        return self._database.write(lambda db: ledger.ensure_repository(db, made))
+        return self._database.write(lambda db: ledger.ensure_repository(db, _placed(db, made)))
 
     def describe(self, name: str) -> Repository:
         """Raises ``repository-unknown``."""
@@ -201,9 +259,10 @@ class Registry:
             raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
         claimed = digest_name(reference) if by_digest else None
         parsed = contents.read(content, media_type)
-        with self.store.lease():
-            digest = self._keep(content, claimed)
-            sizes = self._sizes(parsed, always=link)
+        store = self.storage(repository)
+        with store.lease():
+            digest = _keep(store, content, claimed)
+            sizes = _sizes(store, parsed, always=link)
             now = time.time()
 
             def record(db: ledger.Connection) -> None:
@@ -223,11 +282,14 @@ class Registry:
         the manifest, ``manifest-blob-unknown`` where it lacks a blob, ``tag-immutable``, ``repository-unknown``.
         """
         tag_name(tag)
-        with self.store.lease():
+        store = self.storage(repository)
+        with self.store.lease(), store.lease():
             found: dict[Digest, tuple[Contents, int]] = {}
             self._gather(digest, found, 0)
+            if store is not self.store:
+                _copy_tree(self.store, store, digest)
             sizes = {
-                name: size for parsed, _ in found.values() for name, size in self._sizes(parsed, always=True).items()
+                name: size for parsed, _ in found.values() for name, size in _sizes(store, parsed, always=True).items()
             }
             now = time.time()
 
@@ -247,7 +309,7 @@ class Registry:
     def manifest(self, repository: str, reference: str) -> tuple[StoredManifest, bytes]:
         """:meth:`resolve` and the manifest's bytes."""
         row = self.resolve(repository, reference)
-        return row, self.store.read(row.digest, contents.MANIFEST_LIMIT)
+        return row, self.storage(repository).read(row.digest, contents.MANIFEST_LIMIT)
 
     def manifests(self, repository: str) -> tuple[StoredManifest, ...]:
         """Every manifest of a repository, oldest push first."""
@@ -300,8 +362,9 @@ class Registry:
             size, seen, named = found
             if named or seen > time.time() - self.grace / 2:
                 return size
-            with self.store.lease():
-                if self.store.touch(digest):
+            store = self.storage(repository)
+            with store.lease():
+                if store.touch(digest):
                     self._link(repository, digest, size)
                     return size
         raise RegistryError(Fault.BLOB_UNKNOWN, f"the repository {repository} has no blob {digest}")
@@ -314,10 +377,13 @@ class Registry:
         unknown = RegistryError(Fault.BLOB_UNKNOWN, f"there is no blob {digest} to mount")
         if not self._database.read(lambda db: ledger.blob_held(db, digest, source)):
             raise unknown
-        with self.store.lease():
-            if not self.store.touch(digest):
+        store = self.storage(repository)
+        if source is not None and self.storage(source) is not store:
+            raise unknown  # it lies elsewhere, or under another key
+        with store.lease():
+            if not store.touch(digest):
                 raise unknown
-            size = self.store.size(digest)
+            size = store.size(digest)
             self._link(repository, digest, size)
         return size
 
@@ -347,19 +413,6 @@ class Registry:
 
     # -- the store -------------------------------------------------------------------------------------------------
 
-    def _keep(self, content: bytes, claimed: Digest | None) -> Digest:
-        with self.store.writer(claimed.algorithm if claimed else "sha256") as writer:
-            writer.write(content)
-            return commit(writer, claimed)
-
-    def _sizes(self, parsed: Contents, *, always: bool) -> dict[Digest, int]:
-        """Touch a manifest's blobs so that no collection takes them before the row stands; their sizes."""
-        sizes: dict[Digest, int] = {}
-        for child in (*parsed.blobs, *parsed.manifests):
-            if self.store.touch(child.digest) and always:
-                sizes[child.digest] = self.store.size(child.digest)
-        return sizes
-
     def _gather(self, digest: Digest, found: dict[Digest, tuple[Contents, int]], depth: int) -> None:
         if digest in found:
             return
@@ -376,6 +429,46 @@ class Registry:
     def _link(self, repository: str, digest: Digest, size: int) -> None:
         now = time.time()
         self._database.write(lambda db: ledger.insert_blob(db, ledger.repository_id(db, repository), digest, size, now))
+
+
+def _keep(store: Store, content: bytes, claimed: Digest | None) -> Digest:
+    with store.writer(claimed.algorithm if claimed else "sha256") as writer:
+        writer.write(content)
+        return commit(writer, claimed)
+
+
+def _sizes(store: Store, parsed: Contents, *, always: bool) -> dict[Digest, int]:
+    """Touch a manifest's blobs so that no collection takes them before the row stands; their sizes."""
+    sizes: dict[Digest, int] = {}
+    for child in (*parsed.blobs, *parsed.manifests):
+        if store.touch(child.digest) and always:
+            sizes[child.digest] = store.size(child.digest)
+    return sizes
+
+
+def _copy_tree(source: Store, target: Store, digest: Digest) -> None:
+    """Have a manifest and all that it leads to in another store; both are under a lease. What ``source`` lacks is left out."""
+    source.touch(digest)
+    content = source.read(digest, contents.MANIFEST_LIMIT)
+    parsed = contents.read(content)
+    for child in parsed.manifests:
+        if source.has(child.digest):
+            _copy_tree(source, target, child.digest)
+    for child in parsed.blobs:
+        if not target.touch(child.digest) and source.touch(child.digest):
+            with source.open(child.digest) as file, target.writer(child.digest.algorithm) as writer:
+                while piece := file.read(_PIECE):
+                    writer.write(piece)
+                writer.commit(child.digest)
+    with target.writer(digest.algorithm) as writer:
+        writer.write(content)
+        writer.commit(digest)
+
+
+def _placed(db: ledger.Connection, made: Repository) -> Repository:
+    """A new repository with the vault of the registry's configuration, where it names none itself."""
+    vault = made.details.get("vault") or ledger.document(db, "", _DEFAULT_VAULT)
+    return replace(made, details={**made.details, "vault": vault}) if vault else made
 
 
 def _nobody(*_: object) -> None:

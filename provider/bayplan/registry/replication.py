@@ -143,7 +143,7 @@ class Replicator:
         host = urlsplit(said["proxyEndpoint"]).netloc
         there = ImageName(host, repository, tag, "" if tag else digest)
         with RegistryClient(credentials={host: Credential(name, password)}, timeout=_SECONDS) as registry:
-            registry.push(self._registry.store, digest, there)
+            registry.push(self._registry.storage(repository), digest, there)
 
 
 # -- backfills -----------------------------------------------------------------------------------------------------

@@ -36,8 +36,10 @@ from bayplan.registry.distribution import Distribution
 from bayplan.registry.exchange import Access, Request
 from bayplan.registry.gateway import Gateway
 from bayplan.registry.metrics import Metrics
+from bayplan.registry.recent import Recent
 from bayplan.registry.registry import Registry
 from bayplan.registry.retention import Kept, Rule
+from bayplan.registry.storage.vaults import settle
 from bayplan.registry.throttle import Throttle
 from bayplan.registry.token_service import PATH, TokenService
 from bayplan.registry.uploads import Uploads
@@ -106,6 +108,7 @@ class Server:
         self._uploads = Uploads(self._registry, most=settings.uploads)
         accounts = Accounts(root)
         accounts.settle(settings.account, settings.region)
+        settle(self._registry, settings.placing)
         self._trail = Trail(root.path / TRAIL, settings.audit) if settings.audit is not None else None
         self._accounts = accounts
         self._works = Works(
@@ -152,6 +155,7 @@ class Server:
             },
             failed=failed,
             trail=self._trail,
+            recent=Recent(self._registry, accounts, self._trail),
         )
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -206,7 +210,7 @@ class Server:
             )
             return await self._secure.start()
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._application, limits, self._live, self._log),
+            lambda: Connection(self._application, limits, self._live, self._log, self._application.again),
             self._host,
             self._port,
             backlog=_BACKLOG,

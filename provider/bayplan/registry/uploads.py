@@ -35,6 +35,7 @@ class Upload:
         self.least_part = 1 << 62  # bytes of the smallest part that came by the ECR API
         self._busy = threading.Lock()
         self._open = ExitStack()
+        self.store = store
         self.writer: BlobWriter = self._open.enter_context(store.writer(algorithm))
 
     @property
@@ -82,7 +83,7 @@ class Uploads:
         with self._guard:
             if len(self._kept) >= self._most:
                 raise RegistryError(Fault.BUSY, f"{self._most} uploads are under way")
-            upload = Upload(self._registry.store, repository, algorithm)
+            upload = Upload(self._registry.storage(repository), repository, algorithm)
             self._kept[upload.id] = upload
         return upload
 
@@ -108,7 +109,7 @@ class Uploads:
 
         Raises ``invalid-digest`` where the bytes are others, ``store-full``.
         """
-        store = self._registry.store
+        store = upload.store
         size = upload.offset
         try:
             with store.lease():

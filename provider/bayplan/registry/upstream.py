@@ -109,9 +109,10 @@ class Upstream:
         if not self.knows(name):
             template = find(self._registry, name, Purpose.PULL_THROUGH)
             make(self._registry, name, template or {})
-        with self._registry.store.lease():
+        store = self._registry.storage(name)
+        with store.lease():
             if found.media_type not in contents.INDEXES:
-                client.pull(ImageName(there.registry, there.repository, "", found.digest), self._registry.store)
+                client.pull(ImageName(there.registry, there.repository, "", found.digest), store)
             self._registry.put_manifest(name, reference, content, found.media_type, link=True, sparse=True)
         if ":" not in reference:
             uid = self._registry.describe(name).uid

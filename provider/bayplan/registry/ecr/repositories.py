@@ -11,6 +11,7 @@ from bayplan.registry.ecr.errors import EcrError, no_repository
 from bayplan.registry.ecr.operations import Body, Call, operation
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import MOST_RESOURCE_TAGS, Repository, TagMutability
+from bayplan.registry.storage.vaults import under_kms
 from bayplan.registry.works import scan_rule, scanned_on_push
 
 _EXCLUDING = (TagMutability.IMMUTABLE_WITH_EXCLUSION, TagMutability.MUTABLE_WITH_EXCLUSION)
@@ -81,6 +82,28 @@ def mutability_of(call: Call) -> tuple[TagMutability, list[Body] | None]:
     return rule, filters
 
 
+def encryption_of(call: Call) -> dict[str, Any]:
+    """What a repository's details say of its encryption, and the vault that it asks for. Raises EcrError."""
+    encryption = call.get("encryptionConfiguration")
+    if encryption is None:
+        return {}
+    if encryption["encryptionType"] == "AES256":
+        if "kmsKey" in encryption:
+            raise EcrError(
+                "InvalidParameterException",
+                "Invalid parameter at 'encryptionConfiguration.kmsKey': AES256 takes no key",
+            )
+        return {"encryptionConfiguration": encryption}
+    if encryption["encryptionType"] == "KMS_DSSE":
+        raise EcrError("KmsException", "this registry encrypts in one layer: the encryption type is AES256 or KMS")
+    vault = under_kms(call.registry, encryption.get("kmsKey"))
+    if vault is None:
+        raise EcrError(
+            "KmsException", "this registry has no AWS KMS behind it: storage: {encryption: {kms: ...}} of --config"
+        )
+    return {"encryptionConfiguration": encryption, "vault": vault}
+
+
 @operation("CreateRepository")
 def create_repository(call: Call) -> Body:
     call.own_registry()
@@ -88,16 +111,7 @@ def create_repository(call: Call) -> Body:
     details: dict[str, Any] = {}
     if filters:
         details[_FILTERS] = filters
-    encryption = call.get("encryptionConfiguration")
-    if encryption is not None and encryption["encryptionType"] != "AES256":
-        raise EcrError("KmsException", "this registry has no AWS KMS behind it: the encryption type is AES256", 400)
-    if encryption is not None:
-        if "kmsKey" in encryption:
-            raise EcrError(
-                "InvalidParameterException",
-                "Invalid parameter at 'encryptionConfiguration.kmsKey': AES256 takes no key",
-            )
-        details["encryptionConfiguration"] = encryption
+    details |= encryption_of(call)
     if call.get("imageScanningConfiguration") is not None:
         details["imageScanningConfiguration"] = {
             "scanOnPush": bool(call.get("imageScanningConfiguration").get("scanOnPush"))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
+from bayplan.oci.store import Store
 from bayplan.registry import contents
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import StoredManifest
@@ -65,14 +66,14 @@ class Scanner:
             keep(self._registry, uid, digest, status="UNSUPPORTED_IMAGE", description="this is no image of packages")
             return
         try:
-            self._scan(uid, digest, content)
+            self._scan(repository, uid, digest, content)
         except BayplanError as error:
             keep(self._registry, uid, digest, status="FAILED", description=error.message)
 
-    def _scan(self, uid: str, digest: Digest, content: bytes) -> None:
+    def _scan(self, repository: str, uid: str, digest: Digest, content: bytes) -> None:
         database = self._known()
         layers = [Digest.parse(one["digest"]) for one in json.loads(content).get("layers", ())]
-        image = installed(self._opened(layers))
+        image = installed(self._opened(self._registry.storage(repository), layers))
         if not image.ecosystem:
             keep(
                 self._registry, uid, digest, status="UNSUPPORTED_IMAGE",
@@ -92,9 +93,10 @@ class Scanner:
             findings=[_told(one) for one in findings],
         )
 
-    def _opened(self, layers: Iterable[Digest]) -> Iterator[BinaryIO]:
+    @staticmethod
+    def _opened(store: Store, layers: Iterable[Digest]) -> Iterator[BinaryIO]:
         for one in layers:
-            with self._registry.store.open(one) as file:
+            with store.open(one) as file:
                 yield file
 
     def _known(self) -> Database:

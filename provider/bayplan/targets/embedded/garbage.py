@@ -9,6 +9,7 @@ from bayplan.oci.names import Names
 from bayplan.oci.root import Root
 from bayplan.oci.store import Collected, Referrer, Store, Usage
 from bayplan.oci.unpacked import Unpacked
+from bayplan.records import replace
 
 
 def referrers(root: Root) -> list[Referrer]:
@@ -31,9 +32,13 @@ def referrers(root: Root) -> list[Referrer]:
 
 
 def collect(root: Root, store: Store) -> Collected:
-    """Remove what nothing refers to."""
+    """Remove what nothing refers to, from the vaults of the registry, too."""
+    from bayplan.registry.registry import Registry
+
     Unpacked(store).sweep()
-    return store.collect(referrers(root))
+    here = store.collect(referrers(root))
+    there = Registry(root, store=store).collect_vaults()
+    return replace(here, blobs=here.blobs + there.blobs, bytes=here.bytes + there.bytes)
 
 
 def usage(root: Root, store: Store) -> Usage:
