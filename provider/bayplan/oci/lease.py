@@ -23,29 +23,64 @@ from pathlib import Path
 
 _TICK = 8  # bytes of a tick in a file
 _SECOND = 1_000_000_000
+_SPARES = 16
 
 
 class Leases:
-    """The leases and the clock of one store; ``folder`` is ``root/oci`` and must exist when they are used."""
+    """The leases and the clock of one store; ``folder`` is ``root/oci`` and must exist when they are used. Any thread may hold some.
+
+    A lease that was given up leaves its file, locked and with the tick 0, for the next one: making and removing a file for
+    each would be most of what a small write costs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "leases"
         self._clock = folder / "gc.lock"
+        self._spare: list[tuple[int, int, Path]] = []  # the process that made it, its descriptor, its name
+
+    def __del__(self) -> None:
+        for _, descriptor, _ in self._spare:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[int]:
         """A lease, given up at the end of the block or with the process. Yields its tick."""
-        path = self._folder / f"{os.getpid()}-{os.urandom(6).hex()}"
-        descriptor = locked_file(path)
+        process, descriptor, path = self._taken()
         try:
             with self._locked(fcntl.LOCK_EX) as clock:
                 tick = self._advance(clock)
                 os.pwrite(descriptor, tick.to_bytes(_TICK, "big"), 0)
             yield tick
         finally:
+            self._give_up(process, descriptor, path)
+
+    def _taken(self) -> tuple[int, int, Path]:
+        process = os.getpid()
+        while True:
+            try:
+                spare = self._spare.pop()
+            except IndexError:
+                path = self._folder / f"{process}-{os.urandom(6).hex()}"
+                return process, locked_file(path), path
+            if spare[0] == process and os.fstat(spare[1]).st_nlink:
+                return spare
+            os.close(spare[1])  # it belongs to the process that this one was forked from, or somebody removed it
+
+    def _give_up(self, process: int, descriptor: int, path: Path) -> None:
+        try:
+            os.pwrite(descriptor, bytes(_TICK), 0)
+        except OSError:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             os.close(descriptor)
+            return
+        if process == os.getpid() and len(self._spare) < _SPARES:
+            self._spare.append((process, descriptor, path))
+            return
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.close(descriptor)
 
     @contextlib.contextmanager
     def touching(self) -> Iterator[int]:
@@ -76,7 +111,7 @@ class Leases:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     Path(entry.path).unlink(missing_ok=True)
                 except BlockingIOError:
-                    # One that has no tick yet waits for the clock, and will be younger than this collection.
+                    # One that has no tick is none at present, or waits for the clock and will be younger than this.
                     oldest = min(oldest, _read(descriptor) or oldest)
                 finally:
                     os.close(descriptor)

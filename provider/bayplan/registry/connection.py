@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ from bayplan.registry.exchange import (
     FileSlice,
     Incoming,
     PeerGone,
+    Repeated,
     Request,
     Response,
     head,
@@ -65,17 +67,26 @@ class Wrong(Exception):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Serves the requests of one client one after the other with ``application``; ``log`` gets each one's line."""
+    """Serves the requests of one client one after the other with ``application``; ``log`` gets each one's line.
+
+    ``again`` may know the answer to a request without a body already, by its method, target, headers and address.
+    """
 
     def __init__(
-        self, application: Application, limits: Limits, live: set[Connection], log: Callable[[Access], None] | None
+        self,
+        application: Application,
+        limits: Limits,
+        live: set[Connection],
+        log: Callable[[Access], None] | None,
+        again: Callable[[str, str, Mapping[str, str], str], Repeated | None] | None = None,
     ) -> None:
         self._application = application
+        self._again = again
         self._limits = limits
         self._live = live
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._feed = memoryview(bytearray(_FEED))
+        self._feed = _feed()
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._body: Incoming | None = None  # of the request whose body is arriving
@@ -223,6 +234,8 @@ class Connection(asyncio.BufferedProtocol):
             raise Wrong(HTTPStatus.NOT_IMPLEMENTED)
         if "host" not in headers and self._parser.get_http_version() == "1.1":
             raise Wrong(HTTPStatus.BAD_REQUEST)
+        if self._again is not None and self._repeated(self._again):
+            return
         length = None if chunked else int(headers.get("content-length") or 0)
         path, _, query = self._target.decode("latin-1").partition("?")
         if "://" in path.partition("?")[0]:  # the absolute form that a proxy's client sends
@@ -245,6 +258,27 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         self._end_body()
         self._target, self._headers, self._size = b"", {}, 0
+        if self._task is None:
+            self._alarm(self._limits.idle_seconds)
+
+    def _repeated(self, again: Callable[[str, str, Mapping[str, str], str], Repeated | None]) -> bool:
+        """Answer at once, without a task, what is known already; False where it is not, or others are before it."""
+        if self._task is not None or self._ending or not self._writable.is_set():
+            return False
+        method, target = self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
+        answer = again(method, target, self._headers, self._peer.rpartition(":")[0] or self._peer)
+        if answer is None or self._parser.get_http_version() != "1.1":
+            return False
+        self._transport.write(b"".join((answer.lead, _date(), b"\r\n\r\n", answer.body)))
+        if self._log is not None:
+            agent = self._headers.get("user-agent", "")
+            said = len(answer.body)
+            self._log(
+                Access(
+                    time.time(), self._peer, method, target, answer.status, 0, said, 0.0, agent, answer.who, answer.id
+                )
+            )
+        return True
 
     def _flow(self, wait: bool) -> None:
         if self._transport.is_closing():
@@ -416,6 +450,17 @@ def _keep(piece: memoryview) -> None:
     memory = piece.obj
     if isinstance(memory, bytearray) and len(memory) == PIECE and len(_spare) < _SPARES:
         _spare.append(memory)
+
+
+_local = threading.local()
+
+
+def _feed() -> memoryview:
+    """Where heads are received to: one buffer for all connections of a loop, since the parser keeps nothing of it."""
+    found: memoryview | None = getattr(_local, "feed", None)
+    if found is None:
+        found = _local.feed = memoryview(bytearray(_FEED))
+    return found
 
 
 def _nothing() -> None:

@@ -93,6 +93,19 @@ class Database:
         self._guard = threading.Lock()
         self._door = threading.Lock()
         self._queue: deque[_Turn[object]] = deque()
+        self._watch: sqlite3.Connection | None = None
+
+    def changes(self) -> int:
+        """A number that is another one after each commit of anybody, in whatever process. For one thread at a time.
+
+        It costs some microseconds (PRAGMA data_version, of a connection that writes nothing itself).
+        """
+        if self._watch is None:
+            self._watch = self._connect()
+            with self._guard:
+                self._open.append(self._watch)
+        (number,) = self._watch.execute("PRAGMA data_version").fetchone()
+        return int(number)
 
     def read(self, work: Work[T]) -> T:
         """Run ``work`` on one snapshot: what it reads in several steps belongs together."""
@@ -122,6 +135,7 @@ class Database:
         with self._guard:
             connections, self._open = self._open, []
             self._local = threading.local()
+            self._watch = None
         for connection in connections:
             connection.close()
 

@@ -232,14 +232,25 @@ class Access:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """An answer that is known in bytes: ``lead`` up to the value of its last header, Date."""
+
+    lead: bytes
+    body: bytes
+    status: int
+    who: str
+    id: str
+
+
 class Application(Protocol):
     """What answers requests. It raises nothing but PeerGone and BodyTooLarge for what the peer did."""
 
     def __call__(self, request: Request) -> Awaitable[Response]: ...
 
 
-def head(response: Response, *, date: bytes, close: bool) -> bytes:
-    """The status line and headers, in bytes. A line break in a value is a bug of ours, and never leaves."""
+def lead(response: Response, *, close: bool = False) -> bytes:
+    """The status line and headers up to the value of Date. A line break in a value is a bug of ours, and never leaves."""
     try:
         phrase = HTTPStatus(response.status).phrase
     except ValueError:
@@ -253,4 +264,9 @@ def head(response: Response, *, date: bytes, close: bool) -> bytes:
         lines.append(f"Content-Length: {response.size if response.length is None else response.length}")
     if close:
         lines.append("Connection: close")
-    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\nDate: " + date + b"\r\n\r\n"
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\nDate: "
+
+
+def head(response: Response, *, date: bytes, close: bool) -> bytes:
+    """The status line and headers, in bytes."""
+    return lead(response, close=close) + date + b"\r\n\r\n"

@@ -27,8 +27,9 @@ from bayplan.registry.access.model import ANONYMOUS
 from bayplan.registry.audit import records
 from bayplan.registry.audit.trail import Trail
 from bayplan.registry.distribution import Distribution, error_answer, scope_of
-from bayplan.registry.exchange import BodyTooLarge, Request, Response
+from bayplan.registry.exchange import BodyTooLarge, Repeated, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.recent import Recent
 from bayplan.registry.throttle import Throttle
 
 _TARGET = re.compile(r"(AmazonEC2ContainerRegistry_V20150921|SpencerFrontendService)\.([A-Za-z]{1,80})")
@@ -57,8 +58,10 @@ class Gateway:
         pages: Mapping[str, Callable[[Request], Awaitable[Response]]] | None = None,
         failed: Callable[[Request, Exception], None] | None = None,
         trail: Trail | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self._trail = trail
+        self._recent = recent if throttle is None else None  # who counts requests sees each one
         self._distribution = distribution
         self._make_ecr = ecr
         self._ecr: dict[str, Any] = {}
@@ -76,12 +79,18 @@ class Gateway:
             page = self._pages.get(request.path)
             return await page(request) if page else Response(HTTPStatus.NOT_FOUND)
         request.notes["id"] = str(uuid.uuid4())
+        version = self._recent.version(request) if self._recent is not None else None
         answer = await self._answered(request)
-        if self._trail is not None:
-            self._record(self._trail, request, answer)
+        record = self._record(self._trail, request, answer) if self._trail is not None else None
+        if version is not None and self._recent is not None:
+            self._recent.keep(request, answer, version, record)
         return answer
 
-    def _record(self, trail: Trail, request: Request, answer: Response) -> None:
+    def again(self, method: str, target: str, headers: Mapping[str, str], address: str) -> Repeated | None:
+        """The answer to a request without a body that was just asked by the same caller, if it still holds."""
+        return self._recent.again(method, target, headers, address) if self._recent is not None else None
+
+    def _record(self, trail: Trail, request: Request, answer: Response) -> Mapping[str, Any]:
         notes = request.notes
         event = notes.get("event") or ("GetAuthorizationToken" if request.path in self._pages else "UnknownOperation")
         error = None
@@ -101,6 +110,7 @@ class Gateway:
             service=notes.get("service", "ecr"),
         )
         trail.write(record, now=not record["readOnly"])
+        return record
 
     async def _answered(self, request: Request) -> Response:
         try:

@@ -49,7 +49,10 @@ class Trail:
     def write(self, record: Mapping[str, Any], *, now: bool = True) -> None:
         """Append a record; with ``now`` it is in the file when this returns. What cannot be written is told by ``failure``, and
         kept for the next try within reason."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        self.append(json.dumps(record, separators=(",", ":")).encode() + b"\n", now=now)
+
+    def append(self, line: bytes, *, now: bool) -> None:
+        """:meth:`write` of what is a line already."""
         with self._guard:
             self._waiting.append(line)
             if now or len(self._waiting) > 1000:
