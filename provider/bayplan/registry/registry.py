@@ -75,10 +75,6 @@ class Registry:
         """A number that is another one after each change by anybody, in whatever process. For one thread at a time."""
         return self._database.changes()
 
-    def changes(self) -> int:
-        """A number that is another one after each change by anybody, in whatever process. For one thread at a time."""
-        return self._database.changes()
-
     # -- where bytes lie -----------------------------------------------------------------------------------------------
 
     def storage(self, repository: str) -> Store:

@@ -37,7 +37,6 @@ from bayplan.registry.exchange import Access, Request
 from bayplan.registry.gateway import Gateway
 from bayplan.registry.metrics import Metrics
 from bayplan.registry.recent import Recent
-from bayplan.registry.recent import Recent
 from bayplan.registry.registry import Registry
 from bayplan.registry.retention import Kept, Rule
 from bayplan.registry.storage.vaults import settle
