@@ -19,10 +19,12 @@ from pathlib import Path
 import bcrypt
 import boto3
 import pytest
+from aws_site import client, login, moto
 from go_tools import go_tool
 
 from bayplan.oci.root import Root
 from bayplan.registry.access.accounts import Accounts
+from bayplan.registry.storage.keys import add_key
 
 BAYPLAN = [sys.executable, "-m", "bayplan.cli.main"]
 #: Checks of a whole run, by (version, whether sparse indexes are pushed): a suite that is switched off has fewer.
@@ -88,6 +90,12 @@ def whole(address: str, folder: Path, version: str, *, sparse: bool, **more: str
     assert counts["tests"] >= LEAST[version, sparse], counts
 
 
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as url:
+        yield url
+
+
 RUNS = [("1.1", False), ("dev", False), ("dev", True)]
 
 
@@ -141,3 +149,19 @@ def test_over_tls_with_a_password(tmp_path: Path, version: str, sparse: bool, ch
         if challenge == "bearer":  # a token is for the repositories that it names, and an anonymous mount names none
             login["OCI_API_BLOBS_MOUNT_ANONYMOUS"] = "false"
         whole(address, tmp_path, version, sparse=sparse, OCI_TLS="enabled", SSL_CERT_FILE=trusted, **login)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(("version", "sparse"), RUNS)
+def test_in_a_bucket(
+    tmp_path: Path, aws: str, monkeypatch: pytest.MonkeyPatch, version: str, sparse: bool, sealed: bool
+) -> None:
+    login(monkeypatch)
+    name = f"conformance-{os.urandom(6).hex()}"
+    client("s3", aws).create_bucket(Bucket=name)
+    storage: dict[str, object] = {"s3": {"bucket": name, "endpoint": aws, "region": "us-east-1"}}
+    if sealed:
+        add_key(tmp_path / "keys", "first")
+        storage["encryption"] = {"key_file": str(tmp_path / "keys")}
+    with served(tmp_path / "root", {"anonymous": "push", "sparse_indexes": sparse, "storage": storage}) as address:
+        whole(address, tmp_path, version, sparse=sparse)
