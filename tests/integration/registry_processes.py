@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -151,8 +150,3 @@ def archive(files: dict[str, bytes]) -> bytes:
             entry.mode = 0o755
             tar.addfile(entry, io.BytesIO(data))
     return out.getvalue()
-
-
-def soak(least: int) -> int:
-    """How many rounds: ``least``, or what BAYPLAN_SOAK says."""
-    return max(least, int(os.environ.get("BAYPLAN_SOAK") or 0))
