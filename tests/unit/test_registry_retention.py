@@ -59,6 +59,21 @@ def test_untagged_any_and_patterns() -> None:
     assert taken([Rule(1, True, "imageCountMoreThan", 1, (), ("*2",))], images) == ""
 
 
+ALL = [kept("A", 4, "alpha-1"), kept("B", 3, "beta-1"), kept("C", 2), kept("D", 1, "alpha-2")]
+
+
+def test_a_rule_for_all_images_keeps_one() -> None:
+    assert taken([count(1, 1, tagged=None)], ALL) == "ABC"
+
+
+def test_a_rule_for_all_images_after_one_for_some() -> None:
+    assert taken([count(1, 1, "alpha"), count(2, 1, tagged=None)], ALL) == "ABC"
+
+
+def test_what_rules_above_let_stay_stays_for_the_rule_for_all() -> None:
+    assert taken([count(1, 1, tagged=False), count(2, 1, "alpha"), count(3, 1, tagged=None)], ALL) == "AB"
+
+
 def test_what_an_index_names_goes_after_it() -> None:
     images = [kept("A", 9, parents=("I",)), kept("B", 8, parents=("J",)), kept("I", 9, "old"), kept("J", 1, "new")]
     assert taken([Rule(1, None, "sinceImagePushed", 5)], images) == "AI"
