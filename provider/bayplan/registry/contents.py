@@ -60,6 +60,8 @@ def read(content: bytes, media_type: str = "") -> Contents:
         raise RegistryError(Fault.MANIFEST_TOO_LARGE, f"a manifest has at most {MANIFEST_LIMIT} bytes")
     try:
         document = json.loads(content)
+        if b"\\u" in content:
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise _wrong("is not JSON") from None
     if not isinstance(document, dict):

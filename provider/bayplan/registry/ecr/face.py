@@ -116,6 +116,8 @@ def _parameters(name: str, body: bytes, service: str) -> dict[str, Any]:
         raise EcrError("UnknownOperationException", f"there is no operation {name[:80]}")
     try:
         parameters = json.loads(body or b"{}")
+        if b"\\u" in body:
+            json.dumps(parameters, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise EcrError("SerializationException", "the body is no JSON") from None
     if not isinstance(parameters, dict):

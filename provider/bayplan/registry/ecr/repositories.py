@@ -38,7 +38,7 @@ def described(call: Call, one: Repository) -> Body:
 
 def checked_tags(given: list[dict[str, str]] | None) -> dict[str, str]:
     """Resource tags as a map. Raises EcrError ``InvalidTagParameterException``."""
-    tags = {one["Key"]: one["Value"] for one in given or ()}
+    tags = {one.get("Key", ""): one.get("Value", "") for one in given or ()}
     if len(tags) != len(given or ()):
         raise EcrError("InvalidTagParameterException", "Invalid parameter at 'tags': a key stands twice")
     for key in tags:
