@@ -12,9 +12,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from bayplan.errors import BayplanError, Where
 
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([A-Za-z0-9+/]{43}=)")
@@ -76,12 +73,17 @@ class FileKeys:
         return key, *self.wrap(key)
 
     def wrap(self, key: bytes) -> tuple[str, bytes]:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         id, nonce = self.current(), os.urandom(12)
         return id, nonce + AESGCM(self._keys[id]).encrypt(nonce, key, id.encode())
 
     def unwrap(self, id: str, wrapped: bytes) -> bytes:
         if id not in self._keys:
             raise _unknown(id)
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         try:
             return AESGCM(self._keys[id]).decrypt(wrapped[:12], wrapped[12:], id.encode())
         except (InvalidTag, ValueError):
