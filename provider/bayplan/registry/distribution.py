@@ -8,14 +8,12 @@ meanwhile, and while the thread is behind, the peer is not read from.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from bayplan.errors import BayplanError
 from bayplan.oci.descriptor import MediaType
@@ -24,11 +22,25 @@ from bayplan.registry import contents
 from bayplan.registry.access import tokens
 from bayplan.registry.access.guard import Anonymous, Guard
 from bayplan.registry.access.model import Principal, PrincipalKind
+from bayplan.registry.answers import (
+    API,
+    JSON,
+    check_reference,
+    created,
+    descriptor,
+    document,
+    error_answer,
+    next_page,
+    out_of_order,
+    page_of,
+    upload_state,
+)
 from bayplan.registry.exchange import BodyTooLarge, FileSlice, Incoming, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
-from bayplan.registry.model import StoredManifest, digest_name, repository_name, tag_name
-from bayplan.registry.ranges import content_range, served_range
+from bayplan.registry.model import StoredManifest, digest_name, repository_name
+from bayplan.registry.ranges import served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
+from bayplan.registry.routes import PATHS, action_of, asked, within_scope
 from bayplan.registry.rules import note_pull, setting
 from bayplan.registry.storage_class import require_active
 from bayplan.registry.templates import Purpose, find, make
@@ -37,70 +49,7 @@ from bayplan.registry.upstream import Rule, Upstream
 
 _PAGE = 1000  # of referrers and, where nothing else is asked for, names of repositories
 _MOST_SOURCES = 50  # repositories that are looked at for one to mount a blob from
-_API = ("Docker-Distribution-Api-Version", "registry/2.0")
-_JSON = "application/json"
-_PATHS = tuple(
-    (re.compile(pattern), endpoint)
-    for pattern, endpoint in (
-        (r"/v2/?", "root"),
-        (r"/v2/_catalog", "catalog"),
-        (r"/v2/(?P<name>.+)/tags/list", "tags"),
-        (r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)", "manifest"),
-        (r"/v2/(?P<name>.+)/blobs/uploads/?", "uploads"),
-        (r"/v2/(?P<name>.+)/blobs/uploads/(?P<upload>[^/]+)", "upload"),
-        (r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)", "blob"),
-        (r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)", "referrers"),
-    )
-)
-_NAME = re.compile(r"[a-z0-9._/-]{1,255}")
 _READS = frozenset({"GET", "HEAD"})
-#: What a policy allows or denies, by method and endpoint, as ECR asks for it behind its own registry.
-_ACTIONS = {
-    ("GET", "tags"): "ecr:ListImages",
-    ("GET", "referrers"): "ecr:BatchGetImage",
-    ("GET", "manifest"): "ecr:BatchGetImage",
-    ("PUT", "manifest"): "ecr:PutImage",
-    ("DELETE", "manifest"): "ecr:BatchDeleteImage",
-    ("GET", "blob"): "ecr:GetDownloadUrlForLayer",
-    ("HEAD", "blob"): "ecr:BatchCheckLayerAvailability",
-    ("DELETE", "blob"): "ecr:BatchDeleteImage",
-    ("POST", "uploads"): "ecr:InitiateLayerUpload",
-    ("GET", "upload"): "ecr:UploadLayerPart",
-    ("PATCH", "upload"): "ecr:UploadLayerPart",
-    ("PUT", "upload"): "ecr:CompleteLayerUpload",
-    ("DELETE", "upload"): "ecr:CompleteLayerUpload",
-}
-
-#: What a bearer token must be for, by the action that a policy is asked for (distribution's token specification).
-_SCOPES = {
-    "ecr:DescribeRepositories": "*",
-    "ecr:ListImages": "pull",
-    "ecr:BatchGetImage": "pull",
-    "ecr:GetDownloadUrlForLayer": "pull",
-    "ecr:BatchCheckLayerAvailability": "pull",
-    "ecr:BatchDeleteImage": "delete",
-}
-CATALOG = "_catalog"
-
-
-def _action(method: str, endpoint: str) -> str:
-    """What a policy allows or denies of a request."""
-    read = "GET" if method == "HEAD" and endpoint != "blob" else method
-    return _ACTIONS.get((read, endpoint), "ecr:DescribeRepositories")
-
-
-def _asked(named: Mapping[str, str]) -> dict[str, Any]:
-    """A request in the words of ECR's API, for the audit trail."""
-    found: dict[str, Any] = {"repositoryName": named["name"]} if "name" in named else {}
-    reference = named.get("reference")
-    if reference is not None:
-        found["imageId"] = {"imageDigest" if ":" in reference else "imageTag": reference}
-    for name, key in (("digest", "layerDigest"), ("upload", "uploadId")):
-        if named.get(name):
-            found[key] = named[name]
-    return found
-
-
 #: Whose answers depend on the caller.
 _BY_CALLER = frozenset({("POST", "uploads"), ("GET", "manifest"), ("HEAD", "manifest"), ("PUT", "manifest")})
 
@@ -138,15 +87,15 @@ class Distribution:
             return error_answer(error)
 
     async def _route(self, request: Request, principal: Principal) -> Response:
-        found = next(((m, endpoint) for pattern, endpoint in _PATHS if (m := pattern.fullmatch(request.path))), None)
+        found = next(((m, endpoint) for pattern, endpoint in PATHS if (m := pattern.fullmatch(request.path))), None)
         if found is None:
             return error_answer(
                 RegistryError(Fault.NAME_INVALID, "this is no path of the distribution API"), status=404
             )
         match, endpoint = found
         named: dict[str, Any] = match.groupdict()
-        request.notes["event"] = "CheckApiVersion" if endpoint == "root" else _action(request.method, endpoint)[4:]
-        request.notes["parameters"] = _asked(named)
+        request.notes["event"] = "CheckApiVersion" if endpoint == "root" else action_of(request.method, endpoint)[4:]
+        request.notes["parameters"] = asked(named)
         if "name" in named:
             repository_name(named["name"])
         handler: Callable[..., Any] | None = getattr(self, f"_{request.method.lower()}_{endpoint}", None)
@@ -179,7 +128,7 @@ class Distribution:
             given = request.parameters().get("link", [""])[-1]
             if given and tokens.opens(self._guard.accounts.load(), given, name, named["digest"], time.time()):
                 return
-        action = _action(request.method, endpoint)
+        action = action_of(request.method, endpoint)
         within_scope(principal, action, name)
         await self._run(self._guard.require, principal, action, name, {"aws:sourceip": (request.address,)})
 
@@ -245,24 +194,24 @@ class Distribution:
     # -- lists -----------------------------------------------------------------------------------------------------
 
     async def _get_root(self, request: Request) -> Response:  # noqa: ARG002
-        return Response(HTTPStatus.OK, (("Content-Type", _JSON), _API), b"{}")
+        return Response(HTTPStatus.OK, (("Content-Type", JSON), API), b"{}")
 
     async def _get_catalog(self, request: Request) -> Response:
-        count, after = _page(request)
+        count, after = page_of(request)
         limit = _PAGE if count is None else count
         names = await self._run(self._registry.catalog, after, limit + 1) if limit else ()
-        more = _next("/v2/_catalog", names, limit)
-        return _document({"repositories": names[:limit]}, *more)
+        more = next_page("/v2/_catalog", names, limit)
+        return document({"repositories": names[:limit]}, *more)
 
     async def _get_tags(self, request: Request, name: str) -> Response:
-        count, after = _page(request)
+        count, after = page_of(request)
         if count is None:
             tags = await self._run(self._registry.tags, name, after)
-            return _document({"name": name, "tags": [tag.name for tag in tags]})
+            return document({"name": name, "tags": [tag.name for tag in tags]})
         tags = await self._run(self._registry.tags, name, after, count + 1)
         names = tuple(tag.name for tag in tags)
-        more = _next(f"/v2/{name}/tags/list", names, count)
-        return _document({"name": name, "tags": names[:count]}, *more)
+        more = next_page(f"/v2/{name}/tags/list", names, count)
+        return document({"name": name, "tags": names[:count]}, *more)
 
     async def _get_referrers(self, request: Request, name: str, digest: str) -> Response:
         subject = digest_name(digest)
@@ -277,14 +226,14 @@ class Distribution:
         index = {
             "schemaVersion": 2,
             "mediaType": MediaType.INDEX,
-            "manifests": [_descriptor(row) for row in found[:_PAGE]],
+            "manifests": [descriptor(row) for row in found[:_PAGE]],
         }
-        return _document(index, *headers, kind=MediaType.INDEX)
+        return document(index, *headers, kind=MediaType.INDEX)
 
     # -- manifests -------------------------------------------------------------------------------------------------
 
     async def _get_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
-        _reference(reference)
+        check_reference(reference)
         rule = self._upstream.rule(name) if self._upstream is not None else None
         if rule is not None:
             await self._run(self._fetch, rule, name, reference, principal, request.address)
@@ -297,7 +246,7 @@ class Distribution:
             ("Content-Type", row.media_type),
             ("Docker-Content-Digest", str(row.digest)),
             ("ETag", f'"{row.digest}"'),
-            _API,
+            API,
         )
         if str(row.digest) in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED, headers, length=row.size)
@@ -337,7 +286,7 @@ class Distribution:
             self._guard.require(principal, "ecr:CreateRepository", name, context)
 
     async def _put_manifest(self, request: Request, name: str, reference: str, principal: Principal) -> Response:
-        _reference(reference)
+        check_reference(reference)
         tags = request.parameters().get("tag", []) if ":" in reference else []
         if len(tags) > MOST_TAGS_AT_ONCE:
             raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
@@ -350,7 +299,7 @@ class Distribution:
         headers = [
             ("Location", f"/v2/{name}/manifests/{pushed.digest}"),
             ("Docker-Content-Digest", str(pushed.digest)),
-            _API,
+            API,
         ]
         if pushed.subject is not None:
             headers.append(("OCI-Subject", str(pushed.subject)))
@@ -358,12 +307,12 @@ class Distribution:
         return Response(HTTPStatus.CREATED, tuple(headers))
 
     async def _delete_manifest(self, request: Request, name: str, reference: str) -> Response:  # noqa: ARG002
-        _reference(reference)
+        check_reference(reference)
         if ":" in reference:
             await self._run(self._registry.delete_manifest, name, digest_name(reference))
         else:
             await self._run(self._registry.delete_tag, name, reference)
-        return Response(HTTPStatus.ACCEPTED, (_API,))
+        return Response(HTTPStatus.ACCEPTED, (API,))
 
     # -- blobs -----------------------------------------------------------------------------------------------------
 
@@ -375,7 +324,7 @@ class Distribution:
             ("Docker-Content-Digest", str(wanted)),
             ("ETag", f'"{wanted}"'),
             ("Accept-Ranges", "bytes"),
-            _API,
+            API,
         ]
         if str(wanted) in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED, tuple(headers), length=size)
@@ -399,7 +348,7 @@ class Distribution:
 
     async def _delete_blob(self, request: Request, name: str, digest: str) -> Response:  # noqa: ARG002
         await self._run(self._registry.delete_blob, name, digest_name(digest))
-        return Response(HTTPStatus.ACCEPTED, (_API,))
+        return Response(HTTPStatus.ACCEPTED, (API,))
 
     # -- uploads ---------------------------------------------------------------------------------------------------
 
@@ -409,7 +358,7 @@ class Distribution:
         if "mount" in asked:
             wanted = digest_name(asked["mount"])
             if await self._mount(request, principal, name, wanted, asked.get("from") or None):
-                return _created(name, wanted)
+                return created(name, wanted)
         if "digest" in asked:
             digest = digest_name(asked["digest"])
             upload = await self._run(self._uploads.begin, name, digest.algorithm)
@@ -419,21 +368,21 @@ class Distribution:
                     await self._run(self._uploads.finish, upload, digest)
             finally:
                 await self._run(self._uploads.drop, upload)
-            return _created(name, digest)
+            return created(name, digest)
         upload = await self._run(self._uploads.begin, name, asked.get("digest-algorithm", "sha256"))
-        return _state(HTTPStatus.ACCEPTED, upload)
+        return upload_state(HTTPStatus.ACCEPTED, upload)
 
     async def _get_upload(self, request: Request, name: str, upload: str) -> Response:  # noqa: ARG002
-        return _state(HTTPStatus.NO_CONTENT, self._uploads.get(name, upload))
+        return upload_state(HTTPStatus.NO_CONTENT, self._uploads.get(name, upload))
 
     async def _patch_upload(self, request: Request, name: str, upload: str) -> Response:
         session = self._uploads.get(name, upload)
         with session.claimed():
-            wrong = _out_of_order(request, session)
+            wrong = out_of_order(request, session)
             if wrong is not None:
                 return wrong
             await self._take(session, request.body)
-        return _state(HTTPStatus.ACCEPTED, session)
+        return upload_state(HTTPStatus.ACCEPTED, session)
 
     async def _put_upload(self, request: Request, name: str, upload: str) -> Response:
         session = self._uploads.get(name, upload)
@@ -442,126 +391,19 @@ class Distribution:
             raise RegistryError(Fault.DIGEST_INVALID, "the digest of the upload is missing")
         digest = digest_name(asked["digest"][-1])
         with session.claimed():
-            wrong = _out_of_order(request, session)
+            wrong = out_of_order(request, session)
             if wrong is not None:
                 return wrong
             await self._take(session, request.body)
             await self._run(self._uploads.finish, session, digest)
-        return _created(name, digest)
+        return created(name, digest)
 
     async def _delete_upload(self, request: Request, name: str, upload: str) -> Response:  # noqa: ARG002
         session = self._uploads.get(name, upload)
         with session.claimed():
             await self._run(self._uploads.drop, session)
-        return Response(HTTPStatus.NO_CONTENT, (_API,))
+        return Response(HTTPStatus.NO_CONTENT, (API,))
 
     async def _take(self, upload: Upload, body: Incoming) -> None:
         while pieces := await body.pieces():
             await self._run(self._uploads.append, upload, pieces)
-
-
-def within_scope(principal: Principal, action: str, name: str | None) -> None:
-    """Raises RegistryError ``unauthorized`` where the caller's bearer token is for something else."""
-    if principal.scopes is not None and (name or CATALOG, _SCOPES.get(action, "push")) not in principal.scopes:
-        raise RegistryError(
-            Fault.UNAUTHORIZED, "the token is not for this", hint="fetch one for the scope that is named"
-        )
-
-
-def scope_of(request: Request) -> str:
-    """The scope that a client is to ask a bearer token for, to make this request; empty where none is needed."""
-    for pattern, endpoint in _PATHS:
-        match = pattern.fullmatch(request.path)
-        if match is None:
-            continue
-        if endpoint == "catalog":
-            return "registry:catalog:*"
-        name = match.groupdict().get("name")
-        if name is None:
-            return ""
-        method = "GET" if request.method == "HEAD" and endpoint != "blob" else request.method
-        kind = _SCOPES.get(_ACTIONS.get((method, endpoint), ""), "push")
-        scopes = [f"repository:{name}:{'pull,push' if kind == 'push' else kind}"] if _NAME.fullmatch(name) else []
-        source = request.parameters().get("from", [""])[-1] if endpoint == "uploads" else ""
-        if _NAME.fullmatch(source):
-            scopes.append(f"repository:{source}:pull")
-        return " ".join(scopes)
-    return ""
-
-
-# -- forms of answers ----------------------------------------------------------------------------------------------
-
-
-def error_answer(error: RegistryError, *, status: int | None = None) -> Response:
-    document = {"errors": [{"code": error.fault.oci, "message": error.message, "detail": error.hint or None}]}
-    headers = (("Content-Type", _JSON), _API)
-    return Response(status or error.fault.status, headers, json.dumps(document).encode())
-
-
-def _document(document: Mapping[str, Any], *headers: tuple[str, str], kind: str = _JSON) -> Response:
-    body = json.dumps(document, separators=(",", ":")).encode()
-    return Response(HTTPStatus.OK, (("Content-Type", kind), _API, *headers), body)
-
-
-def _created(name: str, digest: object) -> Response:
-    headers = (("Location", f"/v2/{name}/blobs/{digest}"), ("Docker-Content-Digest", str(digest)), _API)
-    return Response(HTTPStatus.CREATED, headers)
-
-
-def _state(status: int, upload: Upload) -> Response:
-    """Where an upload stands. ``Range`` is inclusive; nothing yet and one byte look the same, as everywhere."""
-    return Response(
-        status,
-        (
-            ("Location", f"/v2/{upload.repository}/blobs/uploads/{upload.id}"),
-            ("Range", f"0-{max(upload.offset - 1, 0)}"),
-            ("Docker-Upload-UUID", upload.id),
-            _API,
-        ),
-    )
-
-
-def _out_of_order(request: Request, upload: Upload) -> Response | None:
-    """The answer to a chunk that does not begin where the last one ended (416, with where it should)."""
-    header = request.headers.get("content-range")
-    if header is None:
-        return None
-    part = content_range(header)
-    if part.start == upload.offset and (request.body.length is None or request.body.length == len(part)):
-        return None
-    refused = error_answer(
-        RegistryError(Fault.UPLOAD_RANGE, f"the next byte of this upload is {upload.offset}, not {part.start}")
-    )
-    state = _state(refused.status, upload)
-    return Response(refused.status, (*refused.headers, *state.headers[:3]), refused.body)
-
-
-def _descriptor(row: StoredManifest) -> dict[str, Any]:
-    found: dict[str, Any] = {"mediaType": row.media_type, "digest": str(row.digest), "size": row.size}
-    if row.artifact_type:
-        found["artifactType"] = row.artifact_type
-    if row.annotations:
-        found["annotations"] = dict(row.annotations)
-    return found
-
-
-def _reference(text: str) -> None:
-    """Raises ``invalid-digest`` or ``bad-tag``."""
-    if ":" in text:
-        digest_name(text)
-    else:
-        tag_name(text)
-
-
-def _page(request: Request) -> tuple[int | None, str]:
-    asked = request.parameters()
-    count = asked.get("n", [""])[-1]
-    if count and (not count.isdecimal() or len(count) > 9):
-        raise RegistryError(Fault.PARAMETER_INVALID, "n is not a number")
-    return int(count) if count else None, asked.get("last", [""])[-1]
-
-
-def _next(path: str, names: tuple[str, ...], limit: int) -> tuple[tuple[str, str], ...]:
-    if not limit or len(names) <= limit:
-        return ()
-    return (("Link", f'<{path}?n={limit}&last={quote(names[limit - 1], safe="")}>; rel="next"'),)

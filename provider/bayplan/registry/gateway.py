@@ -24,12 +24,14 @@ from bayplan.registry.access import sigv4
 from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Guard
 from bayplan.registry.access.model import ANONYMOUS
+from bayplan.registry.answers import error_answer
 from bayplan.registry.audit import records
 from bayplan.registry.audit.trail import Trail
-from bayplan.registry.distribution import Distribution, error_answer, scope_of
+from bayplan.registry.distribution import Distribution
 from bayplan.registry.exchange import BodyTooLarge, Repeated, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.recent import Recent
+from bayplan.registry.routes import scope_of
 from bayplan.registry.throttle import Throttle
 
 _TARGET = re.compile(r"(AmazonEC2ContainerRegistry_V20150921|SpencerFrontendService)\.([A-Za-z]{1,80})")

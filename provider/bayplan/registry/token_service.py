@@ -20,9 +20,9 @@ from bayplan.registry.access import tokens
 from bayplan.registry.access.credentials import Credentials
 from bayplan.registry.access.guard import Guard
 from bayplan.registry.access.model import Principal
-from bayplan.registry.distribution import CATALOG
 from bayplan.registry.exchange import BodyTooLarge, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.routes import CATALOG
 
 PATH = "/token"
 _LONGEST = 64 << 10  # bytes of a form
