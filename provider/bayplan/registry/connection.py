@@ -36,6 +36,7 @@ from bayplan.registry.exchange import (
     Response,
     head,
 )
+from bayplan.registry.sending import Sending
 
 _FEED = 256 << 10
 _SLICE = 4 << 20  # bytes of a file between two looks at the clock
@@ -96,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ending = False  # no further request is taken
         self._writable = asyncio.Event()
         self._writable.set()
+        self._sending: Sending | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._new_parser()
@@ -121,6 +123,8 @@ class Connection(asyncio.BufferedProtocol):
         self._quiet()
         if self._body is not None:
             self._body.fail(PeerGone("the client went away"))
+        if self._sending is not None:
+            self._sending.fail(PeerGone("the client went away"))
         self._writable.set()
 
     def pause_writing(self) -> None:
@@ -396,16 +400,26 @@ class Connection(asyncio.BufferedProtocol):
             return len(body)
         self._transport.write(text)
         part, done = response.body, 0
-        while done < part.size:
-            count = min(_SLICE, part.size - done)
-            if self._transport.is_closing():
-                raise PeerGone("the client went away")
+        if (
+            self._transport.get_write_buffer_size() and part.size
+        ):  # the head did not go out at once: wait for it, with some bytes
+            done = min(_SLICE, part.size)
             async with asyncio.timeout(self._limits.send_seconds):
-                moved = await self._loop.sendfile(self._transport, part.file, part.offset + done, count)
-            if moved != count:
-                raise OSError("a blob ended before its size")
-            done += moved
-        return done
+                if await self._loop.sendfile(self._transport, part.file, part.offset, done) != done:
+                    raise OSError("a blob ended before its size")
+        if self._transport.is_closing():
+            raise PeerGone("the client went away")
+        if done < part.size:
+            await self._send_file(part.file.fileno(), part.offset + done, part.size - done)
+        return part.size
+
+    async def _send_file(self, file: int, offset: int, size: int) -> None:
+        sock = self._transport.get_extra_info("socket")
+        self._sending = Sending(sock, file, offset, size, self._limits.send_seconds)
+        try:
+            await self._sending.run()
+        finally:
+            self._sending = None
 
     async def _drained(self) -> None:
         if not self._writable.is_set():
