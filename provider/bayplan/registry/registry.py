@@ -319,6 +319,10 @@ class Registry:
         """Tags in the order of their bytes, those behind ``after``. Raises ``repository-unknown``."""
         return self._database.read(lambda db: ledger.tags(db, repository, after, limit))
 
+    def tag_names(self, repository: str, after: str = "", limit: int = _EVERYTHING) -> tuple[str, ...]:
+        """The names of :meth:`tags`."""
+        return self._database.read(lambda db: ledger.tag_names(db, repository, after, limit))
+
     def sizes(self, repository: str) -> dict[str, int]:
         """The bytes of each manifest's blobs, by its digest."""
         return self._database.read(lambda db: ledger.sizes(db, repository))
