@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from bayplan.records import dataclass
@@ -400,20 +400,24 @@ class Connection(asyncio.BufferedProtocol):
             return len(body)
         self._transport.write(text)
         part, done = response.body, 0
-        if (
-            self._transport.get_write_buffer_size() and part.size
-        ):  # the head did not go out at once: wait for it, with some bytes
-            done = min(_SLICE, part.size)
+        number = _number(part.file)
+        # What is no file of the system, such as a sealed blob, is read and sent; so is what comes behind a head that waits itself.
+        while done < part.size and (number is None or self._transport.get_write_buffer_size()):
+            count = min(_SLICE, part.size - done)
+            if self._transport.is_closing():
+                raise PeerGone("the client went away")
             async with asyncio.timeout(self._limits.send_seconds):
-                if await self._loop.sendfile(self._transport, part.file, part.offset, done) != done:
-                    raise OSError("a blob ended before its size")
-        if self._transport.is_closing():
-            raise PeerGone("the client went away")
-        if done < part.size:
-            await self._send_file(part.file.fileno(), part.offset + done, part.size - done)
+                moved = await self._loop.sendfile(self._transport, part.file, part.offset + done, count)
+            if moved != count:
+                raise OSError("a blob ended before its size")
+            done += moved
+        if number is not None and done < part.size:
+            await self._send_file(number, part.offset + done, part.size - done)
         return part.size
 
     async def _send_file(self, file: int, offset: int, size: int) -> None:
+        if self._transport.is_closing():
+            raise PeerGone("the client went away")
         sock = self._transport.get_extra_info("socket")
         self._sending = Sending(sock, file, offset, size, self._limits.send_seconds)
         try:
@@ -464,6 +468,14 @@ def _keep(piece: memoryview) -> None:
     memory = piece.obj
     if isinstance(memory, bytearray) and len(memory) == PIECE and len(_spare) < _SPARES:
         _spare.append(memory)
+
+
+def _number(file: BinaryIO) -> int | None:
+    """The descriptor of a file that has one."""
+    try:
+        return file.fileno()
+    except OSError:
+        return None
 
 
 _local = threading.local()

@@ -37,7 +37,7 @@ from bayplan.registry.answers import (
 )
 from bayplan.registry.exchange import BodyTooLarge, FileSlice, Incoming, Request, Response
 from bayplan.registry.faults import Fault, RegistryError
-from bayplan.registry.model import StoredManifest, digest_name, repository_name
+from bayplan.registry.model import Pushed, StoredManifest, digest_name, repository_name
 from bayplan.registry.ranges import served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
 from bayplan.registry.routes import PATHS, action_of, asked, within_scope
@@ -159,7 +159,7 @@ class Distribution:
             self._registry.ensure_repository(name)
             return
         try:
-            self._registry.describe(name)
+            self._registry.require(name)
         except RegistryError as error:
             template = find(self._registry, name, Purpose.PUSH) if error.fault is Fault.NAME_UNKNOWN else None
             if template is None:
@@ -291,10 +291,12 @@ class Distribution:
             raise RegistryError(Fault.TOO_MANY_TAGS, f"a push sets at most {MOST_TAGS_AT_ONCE} tags")
         content = await request.body.read(contents.MANIFEST_LIMIT)
         media_type = request.headers.get("content-type", "")
-        await self._run(self._room, name, principal)
-        pushed = await self._run(
-            lambda: self._registry.put_manifest(name, reference, content, media_type, tags=tags, sparse=self._sparse)
-        )
+
+        def push() -> Pushed:
+            self._room(name, principal)
+            return self._registry.put_manifest(name, reference, content, media_type, tags=tags, sparse=self._sparse)
+
+        pushed = await self._run(push)
         headers = [
             ("Location", f"/v2/{name}/manifests/{pushed.digest}"),
             ("Docker-Content-Digest", str(pushed.digest)),
@@ -353,6 +355,8 @@ class Distribution:
 
     async def _post_uploads(self, request: Request, name: str, principal: Principal) -> Response:
         asked = {key: values[-1] for key, values in request.parameters().items()}
+        if not asked:
+            return upload_state(HTTPStatus.ACCEPTED, await self._run(self._begun, name, principal))
         await self._run(self._room, name, principal)
         if "mount" in asked:
             wanted = digest_name(asked["mount"])
@@ -363,8 +367,8 @@ class Distribution:
             upload = await self._run(self._uploads.begin, name, digest.algorithm)
             try:
                 with upload.claimed():
-                    await self._take(upload, request.body)
-                    await self._run(self._uploads.finish, upload, digest)
+                    rest = await self._take(upload, request.body)
+                    await self._run(self._uploads.finish, upload, digest, rest)
             finally:
                 await self._run(self._uploads.drop, upload)
             return created(name, digest)
@@ -380,7 +384,8 @@ class Distribution:
             wrong = out_of_order(request, session)
             if wrong is not None:
                 return wrong
-            await self._take(session, request.body)
+            if rest := await self._take(session, request.body):
+                await self._run(self._uploads.append, session, rest)
         return upload_state(HTTPStatus.ACCEPTED, session)
 
     async def _put_upload(self, request: Request, name: str, upload: str) -> Response:
@@ -393,8 +398,8 @@ class Distribution:
             wrong = out_of_order(request, session)
             if wrong is not None:
                 return wrong
-            await self._take(session, request.body)
-            await self._run(self._uploads.finish, session, digest)
+            rest = await self._take(session, request.body)
+            await self._run(self._uploads.finish, session, digest, rest)
         return created(name, digest)
 
     async def _delete_upload(self, request: Request, name: str, upload: str) -> Response:  # noqa: ARG002
@@ -403,6 +408,14 @@ class Distribution:
             await self._run(self._uploads.drop, session)
         return Response(HTTPStatus.NO_CONTENT, (API,))
 
-    async def _take(self, upload: Upload, body: Incoming) -> None:
+    async def _take(self, upload: Upload, body: Incoming) -> list[memoryview]:
+        """Append a body but for its last pieces, for which one change of threads does with what comes after them."""
         while pieces := await body.pieces():
+            if body.finished:
+                return pieces
             await self._run(self._uploads.append, upload, pieces)
+        return []
+
+    def _begun(self, name: str, principal: Principal) -> Upload:
+        self._room(name, principal)
+        return self._uploads.begin(name)

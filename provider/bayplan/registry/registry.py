@@ -164,6 +164,10 @@ class Registry:
             raise RegistryError(Fault.NAME_UNKNOWN, f"there is no repository {name[:256]}")
         return found[0]
 
+    def require(self, name: str) -> None:
+        """Raises ``repository-unknown``: :meth:`describe` for who needs to know no more than that."""
+        self._database.read(lambda db: ledger.repository_id(db, name))
+
     def list(self, labels: Mapping[str, str] | None = None) -> tuple[Repository, ...]:
         """The repositories that carry all of ``labels``, in the order of their names; linear in their number."""
         return self._database.read(lambda db: ledger.repositories(db, labels=labels))

@@ -79,7 +79,7 @@ class Uploads:
         """Raises ``repository-unknown``, ``parameter-invalid`` (algorithm), ``registry-busy``."""
         if algorithm not in ("sha256", "sha512"):
             raise RegistryError(Fault.PARAMETER_INVALID, f"{algorithm[:40]!r} is not an algorithm this registry knows")
-        self._registry.describe(repository)
+        self._registry.require(repository)
         with self._guard:
             if len(self._kept) >= self._most:
                 raise RegistryError(Fault.BUSY, f"{self._most} uploads are under way")
@@ -104,11 +104,14 @@ class Uploads:
             self.drop(upload)
             raise _storage(error) from None
 
-    def finish(self, upload: Upload, digest: Digest) -> int:
-        """Make the bytes a blob of the repository, durable when this returns; its size. The session ends either way.
+    def finish(self, upload: Upload, digest: Digest, pieces: Sequence[memoryview] = ()) -> int:
+        """Make the bytes a blob of the repository, ``pieces`` the last of them, durable when this returns; its size. The session
+        ends either way.
 
         Raises ``invalid-digest`` where the bytes are others, ``store-full``.
         """
+        if pieces:
+            self.append(upload, pieces)
         store = upload.store
         size = upload.offset
         try:
