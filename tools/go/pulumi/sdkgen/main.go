@@ -7,17 +7,71 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"github.com/pulumi/pulumi/pkg/v3/codegen/cgstrings"
 	gogen "github.com/pulumi/pulumi/pkg/v3/codegen/go"
 	"github.com/pulumi/pulumi/pkg/v3/codegen/nodejs"
 	"github.com/pulumi/pulumi/pkg/v3/codegen/python"
 	"github.com/pulumi/pulumi/pkg/v3/codegen/schema"
 )
 
-var _ = cgstrings.Camel
+const tool = "pulumi"
 
-func main() { fmt.Println(json.Valid(nil), filepath.Base(os.Args[0]), gogen.GeneratePackage, nodejs.GeneratePackage, python.GeneratePackage, schema.ImportSpec) }
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: sdkgen SCHEMA.json python|nodejs|go FOLDER")
+		os.Exit(64)
+	}
+	if err := generate(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, "sdkgen:", err)
+		os.Exit(1)
+	}
+}
+
+// generate writes the SDK of one language below folder; files of the same names are overwritten.
+func generate(source, language, folder string) error {
+	text, err := os.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	var spec schema.PackageSpec
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return fmt.Errorf("%s is no package schema: %w", source, err)
+	}
+	pkg, diagnostics, err := schema.BindSpec(spec, nil, schema.ValidationOptions{})
+	if err != nil {
+		return err
+	}
+	if diagnostics.HasErrors() {
+		return errors.New(diagnostics.Error())
+	}
+	files, err := sdk(pkg, language)
+	if err != nil {
+		return err
+	}
+	for name, content := range files {
+		path := filepath.Join(folder, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sdk(pkg *schema.Package, language string) (map[string][]byte, error) {
+	switch language {
+	case "python":
+		return python.GeneratePackage(tool, pkg, nil, nil)
+	case "nodejs":
+		return nodejs.GeneratePackage(tool, pkg, nil, nil, false, nil)
+	case "go":
+		return gogen.GeneratePackage(tool, pkg, nil)
+	}
+	return nil, fmt.Errorf("there is no generator for %q; there are python, nodejs and go", language)
+}

@@ -1,0 +1,207 @@
+"""The provider under the real Pulumi CLI: YAML programs on the embedded host, seen from outside by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CommandLine
+from pulumi_cli import Pulumi, built, plain
+from pulumi_stub import kernel_limit
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(2400)]
+
+PLANTED = "planted-3d71-secret"
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    return built()
+
+
+@pytest.fixture
+def pulumi(tmp_path: Path, bayplan: CommandLine, busybox: Path, tools: Path) -> Pulumi:
+    """A project in whose folder lies a root file system, as an image would be made of."""
+    (bayplan.cwd / "tree/bin").mkdir(parents=True)
+    shutil.copy(busybox, bayplan.cwd / "tree/bin/busybox")
+    project = Pulumi(bayplan, tools, tmp_path / "pulumi-home")
+    project.write(program())
+    project.start()
+    return project
+
+
+def program(**container: Any) -> dict[str, Any]:
+    properties = {
+        "image": "${box.ref}",
+        "command": ["/bin/busybox", "sleep", "1000"],
+        "networkMode": "none",
+        "stopSignal": "SIGKILL",
+        **container,
+    }
+    return {
+        "box": {"type": "bayplan:Image", "properties": {"rootfs": "./tree", "tags": ["shop:1"]}},
+        "web": {"type": "bayplan:Container", "properties": properties},
+    }
+
+
+def containers(line: CommandLine) -> dict[str, dict[str, Any]]:
+    """Name -> container, of every one on the host, whatever its state."""
+    return {one["name"]: one for one in line.json("container", "list", "--all")["containers"]}
+
+
+def test_a_preview_makes_nothing(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    told = pulumi.preview()
+    assert told.ops == {"box": "create", "web": "create"}
+    assert not bayplan.root.exists()
+    assert not bayplan.state.exists()
+
+
+def test_the_life_of_a_container(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    pulumi.up()
+    (first,) = containers(bayplan).values()
+    assert (first["name"], first["state"]) == ("shop-dev-web", "running")
+    state = pulumi.state()
+    assert state["web"]["id"].startswith("shop-dev/Container.web@")
+    assert state["web"]["outputs"]["containerId"] == first["id"]
+
+    pulumi.run("preview", "--expect-no-changes")
+    pulumi.run("up", "--yes", "--skip-preview", "--expect-no-changes")
+    pulumi.run("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    assert containers(bayplan)["shop-dev-web"]["id"] == first["id"]
+
+    # A live field is changed in place.
+    pulumi.write(program(memory="64m"))
+    told = pulumi.preview()
+    assert told.ops == {"web": "update"}
+    assert told.details("web") == {"memory": "add"}
+    pulumi.up()
+    assert containers(bayplan)["shop-dev-web"]["id"] == first["id"]
+    assert kernel_limit(bayplan, "shop-dev-web", "memory") == 64 << 20
+    pulumi.run("preview", "--expect-no-changes")
+
+    # Another way of writing the same is no change.
+    pulumi.write(program(memory=64 << 20))
+    pulumi.run("preview", "--expect-no-changes")
+
+    # A field that the container is made with takes a new one, under the same name.
+    pulumi.write(program(memory="64m", hostname="web"))
+    told = pulumi.preview()
+    assert told.ops["web"] in ("replace", "create-replacement")
+    assert told.details("web") == {"hostname": "add-replace"}
+    pulumi.up()
+    (second,) = containers(bayplan).values()
+    assert second["name"] == "shop-dev-web"
+    assert second["id"] != first["id"]
+    pulumi.run("preview", "--expect-no-changes")
+
+    pulumi.run("destroy", "--yes", "--skip-preview")
+    assert containers(bayplan) == {}
+    assert pulumi.state() == {}
+    assert bayplan.json("image", "list")["images"] == []
+
+
+def test_files_that_an_image_reads_change_it_and_what_is_made_from_it(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    pulumi.up()
+    before = containers(bayplan)["shop-dev-web"]["id"]
+    (bayplan.cwd / "tree/new").write_text("content")
+    told = pulumi.preview()
+    assert told.ops["box"] == "update"
+    assert told.details("box") == {"rootfs": "update"}
+    assert told.details("web") == {"image": "update-replace"}
+    pulumi.up()
+    assert containers(bayplan)["shop-dev-web"]["id"] != before
+    pulumi.run("preview", "--expect-no-changes")
+
+
+def test_what_changed_outside_shows_in_a_refresh(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    pulumi.up()
+    bayplan.run("container", "stop", "shop-dev-web")
+    told = plain(pulumi.run("refresh", "--preview-only", "--diff").stdout)
+    assert "desiredState" in told
+    pulumi.run("refresh", "--yes", "--skip-preview")
+    pulumi.up()
+    assert containers(bayplan)["shop-dev-web"]["state"] == "running"
+    bayplan.run("container", "rm", "--force", "shop-dev-web")
+    pulumi.run("refresh", "--yes", "--skip-preview")
+    assert sorted(pulumi.state()) == ["box"]
+    pulumi.up()
+    assert containers(bayplan)["shop-dev-web"]["state"] == "running"
+
+
+def test_an_import_expects_no_changes(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    """What a stack file made, Pulumi takes over with no effect."""
+    pulumi.up()
+    before = containers(bayplan)["shop-dev-web"]["id"]
+    pulumi.run("state", "delete", "--yes", "urn:pulumi:dev::shop::bayplan:index:Container::web")
+    done = pulumi.run(
+        "import",
+        "bayplan:index:Container",
+        "web",
+        "shop-dev/Container.web",
+        "--yes",
+        "--protect=false",
+        "--skip-preview",
+    )
+    assert "Pulumi.yaml" not in done.stderr
+    pulumi.run("preview", "--expect-no-changes")
+    assert containers(bayplan)["shop-dev-web"]["id"] == before
+    gone = pulumi.run("import", "bayplan:index:Container", "no", "shop-dev/Container.no", "--yes", check=None)
+    assert gone.returncode == 1
+    assert "does not exist" in plain(gone.stdout + gone.stderr)
+
+
+def test_pulumi_adopts_what_stands_under_the_same_identity(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    stack = {
+        "stack": "shop-dev",
+        "resources": {
+            "Image.box": {"rootfs": "./tree", "tags": ["shop:1"]},
+            "Container.web": {
+                "image": "${Image.box.ref}",
+                "command": ["/bin/busybox", "sleep", "1000"],
+                "network_mode": "none",
+                "stop_signal": "SIGKILL",
+            },
+        },
+    }
+    (bayplan.cwd / "bayplan.yaml").write_text(json.dumps(stack))
+    bayplan.run("apply", "--yes")
+    before = containers(bayplan)["shop-dev-web"]["id"]
+    pulumi.up()
+    assert containers(bayplan)["shop-dev-web"]["id"] == before
+    assert bayplan.json("plan")["operations"] == []
+
+
+def test_secrets_stay_secret(pulumi: Pulumi, bayplan: CommandLine, tmp_path: Path) -> None:
+    pulumi.run("config", "set", "--secret", "token", PLANTED)
+    pulumi.write(
+        program(env={"TOKEN": "${token}", "MODE": "test"}), config={"token": {"type": "string", "secret": True}}
+    )
+    pulumi.up()
+    web = bayplan.json("container", "inspect", "shop-dev-web")["id"]
+    assert web
+    pulumi.run("preview", "--expect-no-changes")
+    pulumi.run("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    assert PLANTED not in pulumi.run("stack", "export").stdout
+    assert PLANTED in pulumi.run("stack", "export", "--show-secrets").stdout
+    kept = [*bayplan.state.rglob("*"), *pulumi.home.rglob("*")]
+    assert [str(one) for one in kept if one.is_file() and PLANTED.encode() in one.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"memory": "lots"}, "memory"),
+        ({"memroy": "64m"}, "memroy"),
+        ({"restart": "sometimes"}, "restart"),
+    ],
+)
+def test_a_mistake_is_told_with_its_property(pulumi: Pulumi, properties: dict[str, Any], message: str) -> None:
+    pulumi.write(program(**properties))
+    done = pulumi.run("preview", check=None)
+    told = plain(done.stdout + done.stderr)
+    assert done.returncode == 1
+    assert message in told
+    assert "Traceback" not in told
