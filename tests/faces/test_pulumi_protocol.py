@@ -103,6 +103,7 @@ SAME: list[tuple[str, str, Any, Any]] = [
     ("Container", "env", {"A": "1"}, {"A": 1}),
     ("Container", "env", {"A": Secret("1")}, {"A": Secret("1")}),
     ("Container", "healthcheck", {"test": ["CMD", "x"]}, {"test": ["CMD", "x"], "interval": "30s"}),
+    ("Container", "image", f"shop:1@sha256:{'1' * 64}", f"sha256:{'1' * 64}"),
     ("Image", "tags", ["a:1", "b:1"], ["b:1", "a:1"]),
 ]
 

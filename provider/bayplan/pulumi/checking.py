@@ -15,6 +15,7 @@ from bayplan.errors import BayplanError
 from bayplan.kinds.check import NAME
 from bayplan.kinds.expressions import Ref, SecretRef
 from bayplan.kinds.values import pattern
+from bayplan.plan.diff import image_digest
 from bayplan.pulumi.names import ADDRESS, inward, outward_path, property_path
 from bayplan.pulumi.values import UNKNOWN, Secret, plain, unknown_paths
 from bayplan.records import dataclass
@@ -133,9 +134,12 @@ def changed(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> s
 def _canonical(kind: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     properties = {name: plain(one) for name, one in inward(kind, inputs).items() if one is not None}
     try:
-        return kinds.normalise(kind, properties)
+        found = kinds.normalise(kind, properties)
     except BayplanError:
         return properties  # an older state may hold what is refused today; it differs, then
+    if kind == "Container" and (digest := image_digest(found.get("image"))):
+        found["image"] = digest  # under whatever name, an image is what its digest says
+    return found
 
 
 def _differences(path: Path, old: Any, new: Any, *, whole: bool) -> Iterator[tuple[Path, str]]:

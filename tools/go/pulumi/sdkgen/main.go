@@ -6,12 +6,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/blang/semver"
 	gogen "github.com/pulumi/pulumi/pkg/v3/codegen/go"
 	"github.com/pulumi/pulumi/pkg/v3/codegen/nodejs"
 	"github.com/pulumi/pulumi/pkg/v3/codegen/python"
@@ -41,7 +43,7 @@ func generate(source, language, folder string) error {
 	if err := json.Unmarshal(text, &spec); err != nil {
 		return fmt.Errorf("%s is no package schema: %w", source, err)
 	}
-	pkg, diagnostics, err := schema.BindSpec(spec, nil, schema.ValidationOptions{})
+	pkg, diagnostics, err := schema.BindSpec(spec, alone{}, schema.ValidationOptions{})
 	if err != nil {
 		return err
 	}
@@ -67,11 +69,33 @@ func generate(source, language, folder string) error {
 func sdk(pkg *schema.Package, language string) (map[string][]byte, error) {
 	switch language {
 	case "python":
-		return python.GeneratePackage(tool, pkg, nil, nil)
+		return python.GeneratePackage(tool, pkg, nil, alone{})
 	case "nodejs":
-		return nodejs.GeneratePackage(tool, pkg, nil, nil, false, nil)
+		return nodejs.GeneratePackage(tool, pkg, nil, nil, false, alone{})
 	case "go":
 		return gogen.GeneratePackage(tool, pkg, nil)
 	}
 	return nil, fmt.Errorf("there is no generator for %q; there are python, nodejs and go", language)
+}
+
+// alone loads no other package: the schema refers to none.
+type alone struct{}
+
+func (alone) LoadPackage(name string, _ *semver.Version) (*schema.Package, error) {
+	return nil, fmt.Errorf("the schema refers to the package %s", name)
+}
+
+func (a alone) LoadPackageV2(_ context.Context, descriptor *schema.PackageDescriptor) (*schema.Package, error) {
+	return a.LoadPackage(descriptor.Name, nil)
+}
+
+func (a alone) LoadPackageReference(name string, _ *semver.Version) (schema.PackageReference, error) {
+	_, err := a.LoadPackage(name, nil)
+	return nil, err
+}
+
+func (a alone) LoadPackageReferenceV2(
+	_ context.Context, descriptor *schema.PackageDescriptor,
+) (schema.PackageReference, error) {
+	return a.LoadPackageReference(descriptor.Name, nil)
 }
