@@ -23,23 +23,32 @@ from pathlib import Path
 
 _TICK = 8  # bytes of a tick in a file
 _SECOND = 1_000_000_000
-_SPARES = 16
 
 
 class Leases:
     """The leases and the clock of one store; ``folder`` is ``root/oci`` and must exist when they are used. Any thread may hold some.
 
-    A lease that was given up leaves its file, locked and with the tick 0, for the next one: making and removing a file for
-    each would be most of what a small write costs.
+    Where ``spares`` are wanted (by a server, whose writes are many and small), a lease that was given up leaves its file, locked
+    and with the tick 0, for the next one: making and removing a file for each would be most of what such a write costs. They go
+    with :meth:`close`, and what a killed process leaves goes with the next collection.
     """
+
+    #: How many files may wait for the next lease.
+    spares = 0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "leases"
         self._clock = folder / "gc.lock"
         self._spare: list[tuple[int, int, Path]] = []  # the process that made it, its descriptor, its name
 
-    def __del__(self) -> None:
-        for _, descriptor, _ in self._spare:
+    def close(self) -> None:
+        """Leave no file behind; no lease may be held."""
+        self.spares = 0
+        while self._spare:
+            process, descriptor, path = self._spare.pop()
+            if process == os.getpid():
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -68,16 +77,11 @@ class Leases:
             os.close(spare[1])  # it belongs to the process that this one was forked from, or somebody removed it
 
     def _give_up(self, process: int, descriptor: int, path: Path) -> None:
-        try:
-            os.pwrite(descriptor, bytes(_TICK), 0)
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            os.close(descriptor)
-            return
-        if process == os.getpid() and len(self._spare) < _SPARES:
-            self._spare.append((process, descriptor, path))
-            return
+        if process == os.getpid() and len(self._spare) < self.spares:
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, bytes(_TICK), 0)
+                self._spare.append((process, descriptor, path))
+                return
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         os.close(descriptor)

@@ -104,6 +104,7 @@ class Server:
         self._in_use = in_use
         self._host, self._port = address(settings.listen)
         self._registry = Registry(root)
+        self._registry.store.leases.spares = settings.threads
         self._root = root
         self._place = root.path / SERVER_FILE
         self._uploads = Uploads(self._registry, most=settings.uploads)
@@ -254,6 +255,7 @@ class Server:
         if self._trail is not None:
             self._trail.close()
         self._uploads.close()
+        self._registry.store.leases.close()
         self._registry.close()
 
     async def _close_plain(self, loop: asyncio.AbstractEventLoop) -> None:
