@@ -48,6 +48,7 @@ class Package:
                 "inputProperties": configuration(),
             },
             "resources": resources,
+            "functions": {f"bayplan:index:get{name}": self.function(kind) for name, kind in kinds.load().items()},
             "language": {
                 "python": {
                     "packageName": "pulumi_bayplan",
@@ -93,6 +94,25 @@ class Package:
             "required": sorted({*required, *outputs}),
             "inputProperties": inputs,
             "requiredInputs": required,
+        }
+
+    def function(self, kind: Any) -> dict[str, Any]:
+        """The data source of a kind."""
+        from bayplan.pulumi.names import output_name
+
+        noun = kind.name.lower()
+        outputs = {
+            output_name(kind.name, name): {
+                **self.type_of(kind.name + "Output", name, one.schema),
+                "description": one.description,
+            }
+            for name, one in kind.outputs.items()
+        }
+        names = {"type": "string", "description": f"The {noun}'s name, as the command line takes it."}
+        return {
+            "description": f"What a {noun} of the host gives, whoever made it. One that is not there is an error.",
+            "inputs": {"properties": {"name": names}, "required": ["name"]},
+            "outputs": {"properties": outputs, "required": sorted(outputs)},
         }
 
     def description(self, kind: Any) -> str:

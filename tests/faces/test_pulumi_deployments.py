@@ -203,3 +203,66 @@ def test_a_mistake_is_told_with_its_property(pulumi: Pulumi, properties: dict[st
     assert done.returncode == 1
     assert message in told
     assert "Traceback" not in told
+
+
+def test_what_was_made_half_is_finished_and_not_made_again(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    (bayplan.cwd / "data").mkdir()
+    command = ["/bin/busybox", "sh", "-c", "test -e /data/ok && exec /bin/busybox sleep 1000"]
+    pulumi.write(program(command=command, volumes=["./data:/data"]))
+    failed = pulumi.run("up", "--yes", "--skip-preview", check=None)
+    assert failed.returncode == 1
+    assert "exited at once" in plain(failed.stdout + failed.stderr)
+    half = pulumi.state()["web"]
+    assert "exited at once" in half["initErrors"][0]
+    assert pulumi.preview().ops == {"web": "update"}
+    (bayplan.cwd / "data/ok").touch()
+    pulumi.up()
+    whole = pulumi.state()["web"]
+    assert "initErrors" not in whole
+    assert whole["id"] == half["id"]
+    assert containers(bayplan)["shop-dev-web"]["state"] == "running"
+    pulumi.run("preview", "--expect-no-changes")
+
+
+def test_a_data_source_tells_of_what_anybody_made(pulumi: Pulumi) -> None:
+    pulumi.up()
+    call = {"fn::invoke": {"function": "bayplan:getContainer", "arguments": {"name": "shop-dev-web"}}}
+    pulumi.write(program(), outputs={"there": call})
+    pulumi.up()
+    told = json.loads(pulumi.run("stack", "output", "--json").stdout)
+    assert told["there"]["containerId"] == pulumi.state()["web"]["outputs"]["containerId"]
+    call["fn::invoke"]["arguments"] = {"name": "nobody"}
+    pulumi.write(program(), outputs={"there": call})
+    done = pulumi.run("preview", check=None)
+    assert done.returncode != 0
+    assert "there is no container 'nobody'" in plain(done.stdout + done.stderr)
+
+
+def test_options_of_pulumi_hold(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    """ignoreChanges, replaceOnChanges, protect and retainOnDelete."""
+    pulumi.up()
+    before = containers(bayplan)["shop-dev-web"]["id"]
+
+    def optioned(options: dict[str, Any], **container: Any) -> dict[str, Any]:
+        found = program(**container)
+        found["web"]["options"] = options
+        return found
+
+    pulumi.write(optioned({"ignoreChanges": ["memory"]}, memory="64m"))
+    pulumi.run("preview", "--expect-no-changes")
+    pulumi.write(optioned({"replaceOnChanges": ["memory"]}, memory="64m"))
+    assert pulumi.preview().ops["web"] in ("replace", "create-replacement")
+    pulumi.up()
+    after = containers(bayplan)["shop-dev-web"]["id"]
+    assert after != before
+    pulumi.run("up", "--yes", "--skip-preview", "--replace", "urn:pulumi:dev::shop::bayplan:index:Container::web")
+    again = containers(bayplan)["shop-dev-web"]["id"]
+    assert again == after, "what nothing differs in is found again, and the Delete that follows removes nothing"
+    pulumi.write(optioned({"protect": True}, memory="64m"))
+    pulumi.up()
+    refused = pulumi.run("destroy", "--yes", "--skip-preview", check=None)
+    assert refused.returncode != 0
+    pulumi.write(optioned({"retainOnDelete": True}, memory="64m"))
+    pulumi.up()
+    pulumi.run("destroy", "--yes", "--skip-preview", check=None)
+    assert containers(bayplan)["shop-dev-web"]["id"] == again

@@ -59,6 +59,11 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         self._works: Works | None = None
         self._running: set[Wish] = set()
         self._guard = threading.Lock()
+        # Of one command (between two Configures): the resources that Pulumi knows from before, and the ids of objects that a
+        # Create found. A Create of one of the former is the first half of a replacement; a Delete of one of the latter is
+        # the second half, and would remove what the first half kept.
+        self._known: set[str] = set()
+        self._kept: set[str] = set()
 
     # -- the plugin ------------------------------------------------------------------------------------------------
 
@@ -122,6 +127,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Configure(self, request: Any, context: Any) -> Any:
         given = {name: value for name, value in plain(decode(request.args)).items() if value is not UNKNOWN}
         self._stack = str(given.get("stack") or "")
+        self._known.clear()
+        self._kept.clear()
         places = {name: given.get(name) for name in ("root", "state")}
         self._works = Works(_where(places, self._folder))
         return provider_pb2.ConfigureResponse(
@@ -144,6 +151,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Check(self, request: Any, context: Any) -> Any:
         one = Named.of(request.urn)
         inputs = decode(request.news)
+        if request.olds.fields:
+            self._known.add(one.urn)
         failures = [
             provider_pb2.CheckFailure(property=found.path, reason=found.reason)
             for found in check(one.kind, str(plain(inputs.get(ADDRESS)) or one.name), inputs)
@@ -153,6 +162,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     @faults.told
     def Diff(self, request: Any, context: Any) -> Any:
         one = Named.of(request.urn)
+        self._known.add(one.urn)
         state = decode(request.olds)
         before = decode(request.old_inputs) if request.HasField("old_inputs") else state
         after = decode(request.news)
@@ -192,9 +202,12 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             return provider_pb2.CreateResponse(properties=encode(_foreseen(one.kind, identity, inputs, {}, None)))
         sealed = seal(one.kind, inputs)
         with self._cancel(request.timeout) as cancel:
-            came = self.works.make(identity, sealed, self._talk.sink(one.urn), cancel)
+            replacing = one.urn in self._known
+            came = self.works.make(identity, sealed, self._talk.sink(one.urn), cancel, replacing=replacing)
         if came.standing is None:
             raise _failed(came.reasons, cancelled=came.cancelled)
+        if came.kept:
+            self._kept.add(str(came.standing.id))
         state = self._state(one.kind, identity, inputs, sealed, came.standing)
         if came.reasons:
             faults.half_done(context, str(came.standing.id), state, inputs, came.reasons)
@@ -227,6 +240,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     @faults.told
     def Delete(self, request: Any, context: Any) -> Any:
         one = Named.of(request.urn)
+        if request.id in self._kept:
+            return Empty()
         inputs = decode(request.old_inputs) if request.HasField("old_inputs") else decode(request.properties)
         with self._cancel(request.timeout) as cancel:
             reasons = self.works.remove(
@@ -258,6 +273,20 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             content = str(plain(state.get(CONTENT)) or "")
         told = {**inputs, **_outputs(one.kind, found.outputs, content)}
         return provider_pb2.ReadResponse(id=str(found.id), properties=encode(told), inputs=encode(inputs))
+
+    # -- data sources ----------------------------------------------------------------------------------------------
+
+    @faults.told
+    def Invoke(self, request: Any, context: Any) -> Any:
+        """``bayplan:index:getContainer`` and the like: what an object of the host gives, by its name there."""
+        kind = kind_of(request.tok.replace(":get", ":"))
+        name = plain(decode(request.args)).get("name")
+        if not isinstance(name, str) or not name:
+            failure = provider_pb2.CheckFailure(property="name", reason=f"name: the {kind.lower()}'s name is missing")
+            return provider_pb2.InvokeResponse(failures=[failure])
+        found = self.works.find(kind, name)
+        told = {output_name(kind, key): value for key, value in found.items()}
+        return provider_pb2.InvokeResponse(**{"return": encode(told)})
 
     def _state(
         self, kind: str, identity: Identity, inputs: Mapping[str, Any], sealed: Sealed, found: Standing

@@ -74,11 +74,15 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an effect: what stands now (None: nothing) and, where it did not end well, why."""
+    """What came of an effect: what stands now (None: nothing) and, where it did not end well, why.
+
+    ``kept``: the object was there before and is the same one.
+    """
 
     standing: Standing | None
     reasons: tuple[str, ...] = ()
     cancelled: bool = False
+    kept: bool = False
 
 
 class Works:
@@ -121,15 +125,30 @@ class Works:
         kind = identity.address.partition(".")[0]
         return self._standing(identity, self._plan(identity, sealed or _least(kind)))
 
+    def find(self, kind: str, name: str) -> Mapping[str, Any]:
+        """The outputs of any object of the host, whoever made it. Raises BayplanError ``not-found``."""
+        found = self.engine.place(self.engine.home).find(kind, name)
+        if found is None:
+            raise BayplanError(
+                "not-found", f"there is no {kind.lower()} '{name}'", hint="'bayplan' lists what is there"
+            )
+        return found.outputs
+
     # -- effects ---------------------------------------------------------------------------------------------------
 
-    def make(self, identity: Identity, sealed: Sealed, sink: Sink, cancel: Cancel) -> Outcome:
-        """Create, adopt or replace: afterwards the object is what the inputs say."""
-        return self._apply(identity, sealed, frozenset(), sink, cancel)
+    def make(
+        self, identity: Identity, sealed: Sealed, sink: Sink, cancel: Cancel, *, replacing: bool = False
+    ) -> Outcome:
+        """Create or adopt: afterwards the object is what the inputs say. ``replacing``: what is there gives way to a new one
+        in any case, because its Delete is going to follow."""
+        return self._apply(identity, sealed, frozenset(), sink, cancel, replacing=replacing)
 
     def change(self, identity: Identity, sealed: Sealed, fields: frozenset[str], sink: Sink, cancel: Cancel) -> Outcome:
-        """Make ``fields`` what the inputs say and leave every other one. Raises BayplanError ``not-found`` where the object
-        is not the one of the id any more."""
+        """Make ``fields`` what the inputs say and leave every other one; without any, finish what an earlier call left half
+        done, or build again what reads other files now.
+
+        Raises BayplanError ``not-found`` where the object is not the one of the id any more.
+        """
         there = self.look(identity, sealed)
         if there is None or there.id.uid != identity.uid:
             raise BayplanError(
@@ -137,7 +156,7 @@ class Works:
                 f"{identity.address} is not the object any more that Pulumi knows",
                 hint="run pulumi refresh, which finds the present one",
             )
-        others = frozenset(kinds.load()[sealed.kind].properties) - fields
+        others = frozenset(kinds.load()[sealed.kind].properties) - fields if fields else frozenset()
         return self._apply(identity, sealed, others, sink, cancel)
 
     def remove(self, identity: Identity, sealed: Sealed, sink: Sink, cancel: Cancel) -> tuple[str, ...]:
@@ -157,19 +176,28 @@ class Works:
         return _reasons(applied.report)
 
     def _apply(
-        self, identity: Identity, sealed: Sealed, ignored: frozenset[str], sink: Sink, cancel: Cancel
+        self,
+        identity: Identity,
+        sealed: Sealed,
+        ignored: frozenset[str],
+        sink: Sink,
+        cancel: Cancel,
+        *,
+        replacing: bool = False,
     ) -> Outcome:
         def make() -> Planned:
-            planned = self._plan(identity, sealed, ignored)
+            planned = self._plan(identity, sealed, ignored, replacing=replacing)
             if planned.plan.problems:
                 raise BayplanError("cannot-apply", "; ".join(planned.plan.problems), hint="nothing was changed")
             return planned
 
         with self._alone(cancel):
             self.engine.mend(self._define(identity.stack, identity.address, sealed))
-            _, applied = self.engine.plan_and_apply(make, verb="apply", sink=sink, cancel=cancel)
+            planned, applied = self.engine.plan_and_apply(make, verb="apply", sink=sink, cancel=cancel)
+            before = self._standing(identity, planned)
             standing = self._standing(identity, self._plan(identity, sealed))
-        return Outcome(standing, _reasons(applied.report), applied.report.cancelled)
+        kept = before is not None and standing is not None and before.id.uid == standing.id.uid
+        return Outcome(standing, _reasons(applied.report), applied.report.cancelled, kept)
 
     @contextmanager
     def _alone(self, cancel: Cancel) -> Iterator[None]:
@@ -213,9 +241,12 @@ class Works:
         ignored: frozenset[str] = frozenset(),
         *,
         destroy: bool = False,
+        replacing: bool = False,
     ) -> Planned:
         definitions = self._define(identity.stack, identity.address, sealed, ignored)
-        return self.engine.plan(definitions, only=(identity.address,), prune=False, destroy=destroy)
+        only = (identity.address,)
+        replace_ = only if replacing else ()
+        return self.engine.plan(definitions, only=only, replace_=replace_, prune=False, destroy=destroy)
 
     def _standing(self, identity: Identity, planned: Planned) -> Standing | None:
         from bayplan.engine.look import current
