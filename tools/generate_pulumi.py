@@ -2,7 +2,8 @@
 
 python tools/generate_pulumi.py            writes what is stale
 python tools/generate_pulumi.py --check    writes nothing; names what is stale and exits with 1
-python tools/generate_pulumi.py --sdk LANGUAGE FOLDER    writes the SDK of python, nodejs or go (builds tools/go/pulumi)
+python tools/generate_pulumi.py --sdk LANGUAGE FOLDER    writes the SDK of python, nodejs or go (builds tools/go/pulumi);
+                                           provider/pulumi_bayplan is the package in that of python
 """
 
 from __future__ import annotations
@@ -179,8 +180,14 @@ class Package:
 
 
 def one_of(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """One type, or the union of several; a whole number is a number."""
+    """One type, or the union of several; a whole number is a number.
+
+    The Python SDK cannot send a list or a map that may be something else as well, unless it may be anything: then the
+    description says what, and Check refuses the rest.
+    """
     kept = [one for one in found if one != {"type": "integer"} or {"type": "number"} not in found]
+    if len(kept) > 1 and any(one.get("type") in ("array", "object") or "$ref" in one for one in kept):
+        return {"$ref": "pulumi.json#/Any"}
     return kept[0] if len(kept) == 1 else {"oneOf": kept}
 
 
@@ -218,6 +225,18 @@ def sdk(language: str, folder: Path) -> None:
     """Write an SDK with the pinned generators; raises CalledProcessError where they refuse the schema."""
     built = subprocess.run([TOP / "tools/go/build", "pulumi"], check=True, capture_output=True, text=True, timeout=3600)
     subprocess.run([Path(built.stdout.strip()) / "sdkgen", TOP / TARGET, language, folder], check=True, timeout=120)
+    if language == "python":
+        of_the_wheel(folder / "pulumi_bayplan/_utilities.py")
+
+
+def of_the_wheel(file: Path) -> None:
+    """The SDK's version is the package's: one wheel carries both, and its metadata has the name of the other one."""
+    text = file.read_text(encoding="utf-8")
+    asked = "    pep440_version_string = importlib.metadata.version(root_package)\n"
+    if text.count(asked) != 1:
+        raise ValueError(f"{file} does not ask for its version where it did")
+    given = "    from bayplan import __version__ as pep440_version_string\n\n"
+    file.write_text(text.replace(asked, given), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:

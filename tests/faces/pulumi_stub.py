@@ -25,6 +25,7 @@ class Stub:
 
     process: subprocess.Popen[str]
     service: Any
+    port: int
 
     def call(self, method: str, request: Any) -> Any:
         return getattr(self.service, method)(request, timeout=TIMEOUT)
@@ -103,7 +104,7 @@ def started(line: CommandLine, **configuration: Any) -> Iterator[Stub]:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = Stub(process, provider_pb2_grpc.ResourceProviderStub(channel))
+            stub = Stub(process, provider_pb2_grpc.ResourceProviderStub(channel), port)
             stub.call("Handshake", provider_pb2.ProviderHandshakeRequest(program_directory=str(line.cwd)))
             stub.call("Configure", provider_pb2.ConfigureRequest(args=encode(configuration)))
             yield stub

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import CommandLine
 from pulumi_cli import Pulumi, built, plain
-from pulumi_stub import kernel_limit
+from pulumi_stub import kernel_limit, started
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(2400)]
 
@@ -266,3 +266,30 @@ def test_options_of_pulumi_hold(pulumi: Pulumi, bayplan: CommandLine) -> None:
     pulumi.up()
     pulumi.run("destroy", "--yes", "--skip-preview", check=None)
     assert containers(bayplan)["shop-dev-web"]["id"] == again
+
+
+def test_all_ways_to_start_the_provider(pulumi: Pulumi, tmp_path: Path, bayplan: CommandLine) -> None:
+    """Named by the project (all tests here), on PATH, installed, and attached to."""
+    executable = tmp_path / "plugin/pulumi-resource-bayplan"
+    settings = json.loads((bayplan.cwd / "Pulumi.yaml").read_text())
+    del settings["plugins"]
+    (bayplan.cwd / "Pulumi.yaml").write_text(json.dumps(settings))
+
+    path = pulumi.environment()["PATH"]
+    pulumi.environ = {"PATH": f"{executable.parent}:{path}"}
+    assert pulumi.preview().ops == {"box": "create", "web": "create"}
+
+    pulumi.environ = {}
+    pulumi.run("plugin", "install", "resource", "bayplan", "0.1.0", "--file", str(executable))
+    done = pulumi.run("preview")
+    assert "2 to create" in plain(done.stdout) or "3 to create" in plain(done.stdout)
+    assert "warning" not in plain(done.stdout + done.stderr)
+    pulumi.run("plugin", "rm", "resource", "bayplan", "--yes")
+
+    with started(bayplan) as stub:
+        pulumi.environ = {"PULUMI_DEBUG_PROVIDERS": f"bayplan:{stub.port}"}
+        assert pulumi.preview().ops == {"box": "create", "web": "create"}
+        pulumi.up()
+        pulumi.run("preview", "--expect-no-changes")
+        pulumi.run("destroy", "--yes", "--skip-preview")
+    assert containers(bayplan) == {}
