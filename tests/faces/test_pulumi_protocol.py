@@ -5,6 +5,8 @@ The cases are written by hand from the words of ``schemas/``, not from their mar
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import pytest
 from conftest import CommandLine
 from pulumi_stub import Stub, kernel_limit, started, tree
 
-from bayplan.pulumi.protocol import grpc, provider_pb2
-from bayplan.pulumi.values import UNKNOWN, Secret, decode
+from bayplan.pulumi.protocol import Empty, grpc, provider_pb2
+from bayplan.pulumi.values import UNKNOWN, Secret, decode, encode
 
 pytestmark = pytest.mark.root
 
@@ -250,3 +252,78 @@ def test_errors_are_codes_with_the_words_of_the_domain(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as bad:
         stub.read("Container", "web", "nonsense", {}, {})
     assert bad.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def checkout(folder: Path, busybox: Path, *, umask: int = 0o022) -> Path:
+    """A program's folder with a Dockerfile and its context."""
+    before = os.umask(umask)
+    try:
+        (folder / "app").mkdir(parents=True)
+        (folder / "app/busybox").write_bytes(busybox.read_bytes())
+        (folder / "app/busybox").chmod(0o777 & ~umask)
+        (folder / "app/served").write_text("one")
+        (folder / "app/.dockerignore").write_text("notes\n")
+        (folder / "app/Dockerfile").write_text('FROM scratch\nCOPY . /\nCMD ["/busybox", "sleep", "1000"]\n')
+    finally:
+        os.umask(before)
+    return folder
+
+
+def test_an_image_changes_with_the_files_that_it_is_built_from(stub: Stub, bayplan: CommandLine, busybox: Path) -> None:
+    checkout(bayplan.cwd, busybox)
+    inputs = {"build": {"context": "./app"}, "tags": ["shop:1"]}
+    id_, state = stub.create("Image", "box", inputs)
+
+    def details() -> dict[str, str]:
+        told = stub.diff("Image", "box", inputs, inputs, state)
+        return {path: provider_pb2.PropertyDiff.Kind.Name(one.kind) for path, one in told.detailedDiff.items()}
+
+    assert details() == {}
+    (bayplan.cwd / "app/notes").write_text("left out by .dockerignore")
+    os.utime(bayplan.cwd / "app/served", (1, 1))
+    assert details() == {}
+    (bayplan.cwd / "app/served").write_text("two")
+    assert details() == {"build.context": "UPDATE"}
+    again = stub.update("Image", "box", id_, inputs, inputs, state)
+    assert again["digest"] != state["digest"]
+    state = again
+    assert details() == {}
+
+
+def test_another_checkout_is_no_change(bayplan: CommandLine, busybox: Path) -> None:
+    """Elsewhere, under another umask, at another time: the same program."""
+    inputs = {"build": {"context": "./app"}, "tags": ["shop:1"]}
+    checkout(bayplan.cwd, busybox)
+    with started(bayplan) as stub:
+        _, state = stub.create("Image", "box", inputs)
+    bayplan.cwd = checkout(bayplan.cwd.parent / "elsewhere", busybox, umask=0o002)
+    with started(bayplan) as stub:
+        told = stub.diff("Image", "box", inputs, inputs, state)
+    assert state["contentDigest"]
+    assert dict(told.detailedDiff) == {}
+    assert told.changes == provider_pb2.DiffResponse.DIFF_NONE
+
+
+def test_a_cancellation_ends_what_runs_and_nothing_that_comes_later(stub: Stub, bayplan: CommandLine) -> None:
+    _, box = stub.create("Image", "box", BASE["Image"])
+    slow = {
+        "image": box["ref"],
+        "command": ["/bin/busybox", "sleep", "1000"],
+        "networkMode": "none",
+        "stopSignal": "SIGKILL",
+        "healthcheck": {"test": ["CMD", "/bin/busybox", "false"], "interval": "1s", "startPeriod": "60s"},
+    }
+    request = provider_pb2.CreateRequest(urn=stub.urn("Container", "web"), properties=encode(slow))
+    call = stub.service.Create.future(request, timeout=60)
+    deadline = time.monotonic() + 30
+    while not bayplan.json("container", "list", "--all")["containers"]:
+        assert time.monotonic() < deadline
+    asked = time.monotonic()
+    stub.call("Cancel", Empty())
+    with pytest.raises(grpc.RpcError) as ended:
+        call.result()
+    assert time.monotonic() - asked < 5
+    assert "Traceback" not in ended.value.details()
+    del slow["healthcheck"]
+    _, state = stub.create("Container", "web", slow)
+    assert bayplan.json("container", "inspect", "shop-dev-web")["id"] == state["containerId"]
