@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +296,48 @@ def test_all_ways_to_start_the_provider(pulumi: Pulumi, tmp_path: Path, bayplan:
         pulumi.run("preview", "--expect-no-changes")
         pulumi.run("destroy", "--yes", "--skip-preview")
     assert containers(bayplan) == {}
+
+
+def test_an_interrupted_or_killed_deployment_is_finished_by_the_next(pulumi: Pulumi, bayplan: CommandLine) -> None:
+    """SIGINT ends the CLI within five seconds, SIGKILL leaves no provider behind; either way the next up converges."""
+    check = {"test": ["CMD", "/bin/busybox", "false"], "interval": "1s", "startPeriod": "60s"}
+    for number in (signal.SIGINT, signal.SIGKILL):
+        pulumi.write(program(healthcheck=check))
+        running = subprocess.Popen(
+            [pulumi.tools / "pulumi", "--non-interactive", "up", "--yes", "--skip-preview"],
+            cwd=bayplan.cwd,
+            env=pulumi.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not containers(bayplan):
+            assert time.monotonic() < deadline
+        asked = time.monotonic()
+        running.send_signal(number)
+        assert running.wait(30) != 0
+        assert time.monotonic() - asked < 5
+        while providers(pulumi):
+            assert time.monotonic() < asked + 15, "a provider was left behind"
+            time.sleep(0.2)
+        pulumi.run("cancel", "--yes", "dev", check=None)
+        pulumi.write(program())
+        pulumi.up()
+        assert [one["state"] for one in containers(bayplan).values()] == ["running"]
+        pulumi.run("preview", "--expect-no-changes")
+        pulumi.run("destroy", "--yes", "--skip-preview")
+        assert containers(bayplan) == {}
+
+
+def providers(project: Pulumi) -> list[str]:
+    """The processes of this project's provider that are alive."""
+    wanted = str(project.home.parent / "plugin").encode()
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if wanted in one.read_bytes():
+                found.append(one.parent.name)
+        except OSError:
+            continue
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,8 @@ THREADS = 64
 MESSAGE_BYTES = 400 << 20
 #: Seconds that calls have to end once the process is told to.
 GRACE = 4.0
+#: Seconds between two looks whether the process that started this one is still there.
+WATCH = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    ended.wait()
+    parent = os.getppid()
+    while not ended.wait(WATCH) and (not address or os.getppid() == parent):
+        pass  # one that Pulumi started goes when Pulumi is gone
     provider.stop()
     server.stop(GRACE).wait(GRACE)
     return 0
