@@ -95,8 +95,9 @@ def check(kind: str, name: str, inputs: Mapping[str, Any]) -> list[Failure]:
                 f"(the input {ADDRESS} gives another one than Pulumi's)",
             )
         )
-    later = set(unknown_paths(inward(kind, inputs)))
-    for problem in kinds.validate(kind, seal(kind, inputs).properties):
+    problems = kinds.validate(kind, seal(kind, inputs).properties)
+    later = set(unknown_paths(inward(kind, inputs))) if problems else set()
+    for problem in problems:
         if any(problem.path[: len(path)] == path for path in later):
             continue
         hint = f" ({problem.hint})" if problem.hint else ""
@@ -106,6 +107,8 @@ def check(kind: str, name: str, inputs: Mapping[str, Any]) -> list[Failure]:
 
 def compare(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     """Every property that differs, in the order of their names. Raises BayplanError where a value has no canonical form."""
+    if before == after and next(unknown_paths(after), None) is None:
+        return []  # as nearly always
     old, new = _canonical(kind, before), _canonical(kind, after)
     known = kinds.load()[kind].properties
     found: list[Difference] = []

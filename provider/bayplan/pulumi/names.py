@@ -40,8 +40,28 @@ def kind_of(type_: str) -> str:
 
 def inward(kind: str, wire: Mapping[str, Any]) -> dict[str, Any]:
     """Properties as Pulumi names them, as the schemas name them. Names that neither knows stay."""
-    found = _renamed(kinds.load()[kind].schema, wire, _to_snake)
-    return dict(found)
+    names, deep, schema = _top_names(kind), _deep(kind), kinds.load()[kind].schema["properties"]
+    out = {}
+    for name, value in wire.items():
+        snake = names.get(name, name)
+        out[snake] = _renamed(schema[snake], value, _to_snake) if snake in deep else value
+    return out
+
+
+@cache
+def _top_names(kind: str) -> Mapping[str, str]:
+    return _to_snake(kinds.load()[kind].schema)
+
+
+@cache
+def _deep(kind: str) -> frozenset[str]:
+    """Properties in whose values names of the schemas may stand."""
+    return frozenset(name for name, one in kinds.load()[kind].schema["properties"].items() if _has_names(one))
+
+
+def _has_names(schema: Mapping[str, Any]) -> bool:
+    inner = (*schema.get("anyOf", ()), schema.get("items"), schema.get("additionalProperties"))
+    return "properties" in schema or any(_has_names(one) for one in inner if isinstance(one, Mapping))
 
 
 def outward(kind: str, properties: Mapping[str, Any]) -> dict[str, Any]:
