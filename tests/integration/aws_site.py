@@ -62,7 +62,7 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Proxy:
-    """A TCP proxy before ``target`` that can be told to refuse, to fall silent, or to break after so many bytes."""
+    """A TCP proxy before ``target`` that can be told to refuse, to fall silent, to lose answers, or to break after so many bytes."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition("://")[2].partition(":")
@@ -70,13 +70,21 @@ class Proxy:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self.refuse = False
+        self.silent = False  # new connections are taken, and nothing is said
         self.cut_after: int | None = None  # bytes of an answer, once
+        self.lose_after: int | None = None  # bytes of a request, once
+        self.refuse_then = False  # from that on
+        self.lose_answers: set[int] = set()  # numbers of the answers, from 1 on, that never come; whole requests do
+        self._answered = 0
+        self._mute: list[socket.socket] = []
         self._ended = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._ended = True
         self._server.close()
+        for one in self._mute:
+            one.close()
 
     def _accept(self) -> None:
         while not self._ended:
@@ -87,6 +95,9 @@ class Proxy:
             if self.refuse:
                 peer.close()
                 continue
+            if self.silent:
+                self._mute.append(peer)
+                continue
             there = socket.create_connection(self._target, timeout=20)
             threading.Thread(target=self._pump, args=(peer, there, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(there, peer, True), daemon=True).start()
@@ -94,8 +105,19 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if self.refuse:
+                if self.refuse or self.silent:
                     break
+                if not answers and self.lose_after is not None:
+                    self.lose_after -= len(data)
+                    if self.lose_after <= 0:
+                        self.lose_after = None
+                        target.sendall(data[: len(data) // 2])
+                        self.refuse = self.refuse_then
+                        break
+                if answers and self.lose_answers and b"HTTP/1.1 100 " not in data[:16] and b"HTTP/1.1 " in data[:16]:
+                    self._answered += 1
+                    if self._answered in self.lose_answers:
+                        break
                 if answers and self.cut_after is not None:
                     self.cut_after -= len(data)
                     if self.cut_after <= 0:

@@ -12,6 +12,10 @@ from http import HTTPStatus
 
 from bayplan.errors import BayplanError
 
+#: Codes of errors of where bytes lie, and of what they are sealed with: no caller's fault, and perhaps over in a while.
+STORAGE_AWAY = "storage-unreachable"
+KEYS_AWAY = frozenset({"sealing-key", "bad-key-file"})
+
 
 class Fault(Enum):
     """(stable code of BayplanError, OCI error code, HTTP status)"""

@@ -29,7 +29,7 @@ from bayplan.registry.audit import records
 from bayplan.registry.audit.trail import Trail
 from bayplan.registry.distribution import Distribution
 from bayplan.registry.exchange import BodyTooLarge, Repeated, Request, Response
-from bayplan.registry.faults import Fault, RegistryError
+from bayplan.registry.faults import KEYS_AWAY, STORAGE_AWAY, Fault, RegistryError
 from bayplan.registry.recent import Recent
 from bayplan.registry.routes import scope_of
 from bayplan.registry.throttle import Throttle
@@ -128,8 +128,7 @@ class Gateway:
                 raise  # the peer's end, not the store's
             if self._failed is not None:
                 self._failed(request, error)
-            text = json.dumps({"errors": [{"code": "UNKNOWN", "message": "the registry failed; its log says why"}]})
-            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, (("Content-Type", "application/json"),), text.encode())
+            return _failure(request, error)
 
     async def _served(self, request: Request) -> Response:
         """The distribution API and its token endpoint."""
@@ -193,6 +192,23 @@ class Gateway:
         if answer.status == HTTPStatus.OK:
             request.notes["response"] = answer.body
         return _document(answer.status, answer.body, request.notes["id"])
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    """The answer where something within failed: in the form of the face that was asked, without what only the log may say."""
+    code = error.code if isinstance(error, BayplanError) else ""
+    message = "the registry failed; its log says why"
+    if "service" in request.notes:
+        from bayplan.registry.ecr import shapes
+
+        declared = shapes.declared(request.notes["event"], request.notes["service"])
+        if code in KEYS_AWAY and "KmsException" in declared:
+            return _told(HTTPStatus.BAD_REQUEST, "KmsException", "the key of this repository cannot be used now")
+        return _told(HTTPStatus.INTERNAL_SERVER_ERROR, "ServerException", message)
+    away = code in KEYS_AWAY or code == STORAGE_AWAY
+    told = {"code": "UNAVAILABLE" if away else "UNKNOWN", "message": message}
+    status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
+    return Response(status, (("Content-Type", "application/json"),), json.dumps({"errors": [told]}).encode())
 
 
 def _service(target: str) -> str:

@@ -95,19 +95,28 @@ class Registry:
         return tuple(name.removeprefix(_VAULT) for name, _ in self.documents("", _VAULT))
 
     def collect_vaults(self) -> Collected:
-        """Remove from the vaults what nothing refers to; the root's store is collected with all that refers to it."""
+        """Remove from the vaults what nothing refers to; the root's store is collected with all that refers to it.
+
+        A vault that cannot be reached keeps nothing of the others: what is wrong with it is raised at the end.
+        """
         since = time.time() - self.grace
         blobs = size = 0
+        trouble: BayplanError | None = None
         for name in self.vaults():
-            vault = self.vault(name)
 
             def refer(name: str = name) -> tuple[Digest, ...]:
                 return self._database.read(lambda db: tuple(ledger.references(db, since, name)))
 
-            gone = vault.collect([refer])
-            vault.sweep()
-            vault.settle()
-            blobs, size = blobs + gone.blobs, size + gone.bytes
+            try:
+                vault = self.vault(name)
+                gone = vault.collect([refer])
+                blobs, size = blobs + gone.blobs, size + gone.bytes
+                vault.settle()
+                vault.sweep()
+            except BayplanError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
         return Collected(blobs, size)
 
     def localize(self, repository: str, digest: Digest) -> None:
@@ -498,4 +507,6 @@ def commit(writer: BlobWriter, digest: Digest | None) -> Digest:
     try:
         return writer.commit(digest)
     except BayplanError as error:
+        if error.code != "digest-mismatch":
+            raise
         raise RegistryError(Fault.DIGEST_INVALID, error.message) from None

@@ -73,6 +73,7 @@ class Uploads:
         self._most = most
         self._idle = idle
         self._kept: dict[str, Upload] = {}
+        self._beginning = 0
         self._guard = threading.Lock()
 
     def begin(self, repository: str, algorithm: str = "sha256") -> Upload:
@@ -81,10 +82,17 @@ class Uploads:
             raise RegistryError(Fault.PARAMETER_INVALID, f"{algorithm[:40]!r} is not an algorithm this registry knows")
         self._registry.require(repository)
         with self._guard:
-            if len(self._kept) >= self._most:
+            if len(self._kept) + self._beginning >= self._most:
                 raise RegistryError(Fault.BUSY, f"{self._most} uploads are under way")
-            upload = Upload(self._registry.storage(repository), repository, algorithm)
-            self._kept[upload.id] = upload
+            self._beginning += 1
+        upload = None
+        try:
+            upload = Upload(self._registry.storage(repository), repository, algorithm)  # may wait for a key
+        finally:
+            with self._guard:
+                self._beginning -= 1
+                if upload is not None:
+                    self._kept[upload.id] = upload
         return upload
 
     def get(self, repository: str, name: str) -> Upload:

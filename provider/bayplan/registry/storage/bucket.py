@@ -1,12 +1,14 @@
 """Objects of a bucket of Amazon S3, or of what speaks its API; with a second bucket that takes over when the first does not answer.
 
 An object is written once, under a key that nobody else uses, and on the condition that there is none (``If-None-Match``): large ones
-in parts. Every wait is bounded; what fails is tried again by the SDK a few times.
+in parts. Every wait is bounded; what fails is tried again by the SDK a few times. An answer that was lost leads to a second try that
+the bucket refuses: then the object is looked at, and it counts as written where it has its size.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
@@ -16,7 +18,10 @@ from bayplan.registry.storage.keys import aws_client
 
 PART = 16 << 20  # bytes
 _SECONDS = 30
+_HASTY = 5  # seconds, where another bucket can be asked
+_ATTEMPTS = 4
 _TRIES = 3
+_AWAY = 30.0  # seconds that a bucket which did not answer is asked last
 
 T = TypeVar("T")
 
@@ -27,6 +32,12 @@ def _failed(what: str, error: Exception) -> BayplanError:
     )
 
 
+def _status(error: BaseException | None) -> int:
+    """The HTTP status of a refusal; 0 where the bucket said nothing."""
+    answer = getattr(error, "response", None) or {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 class Bucket:
     """``settings``: ``bucket``, ``prefix``, and where it is (``region``, ``endpoint``, ``profile``)."""
 
@@ -34,33 +45,70 @@ class Bucket:
         self._name = settings["bucket"]
         self._prefix = settings.get("prefix", "")
         self._settings = settings
-        self._made: Any = None
+        self._made: dict[bool, Any] = {}
+        self._away_until = 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether it did not answer a moment ago."""
+        return time.monotonic() < self._away_until
+
+    def missed(self) -> None:
+        """Note that it did not answer."""
+        self._away_until = time.monotonic() + _AWAY
 
     @property
     def _client(self) -> Any:
-        if self._made is None:
-            self._made = aws_client("s3", self._settings, _SECONDS)
-        return self._made
+        return self._speaker(hasty=False)
+
+    def _speaker(self, *, hasty: bool) -> Any:
+        if hasty not in self._made:
+            seconds, attempts = (min(_HASTY, _SECONDS), 1) if hasty else (_SECONDS, _ATTEMPTS)
+            self._made[hasty] = aws_client("s3", self._settings, seconds, attempts)
+        return self._made[hasty]
+
+    def _where(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._name, "Key": self._prefix + key}
 
     def _asked(self, what: str, work: Callable[[], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return work()
-        except (BotoCoreError, ClientError, OSError) as error:
-            raise _failed(what, error) from None
+        except ClientError as error:
+            if _status(error) >= 500:
+                self.missed()
+            raise _failed(what, error) from error
+        except (BotoCoreError, OSError) as error:
+            self.missed()
+            raise _failed(what, error) from error
 
     def check(self) -> None:
         """Raises BayplanError ``storage-unreachable`` where the bucket cannot be used."""
         self._asked("answer", lambda: self._client.head_bucket(Bucket=self._name))
 
+    def has(self, key: str) -> bool:
+        """Whether there is an object. Raises BayplanError ``storage-unreachable``."""
+        return self._size(key) is not None
+
+    def _size(self, key: str) -> int | None:
+        try:
+            said = self._asked("show an object", lambda: self._client.head_object(**self._where(key)))
+        except BayplanError as error:
+            if _status(error.__cause__) == 404:
+                return None
+            raise
+        return int(said["ContentLength"])
+
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Write an object from a file's start; it stands whole or not at all."""
-        where = {"Bucket": self._name, "Key": self._prefix + key}
+        """Write an object from a file's start; it stands whole or not at all. Raises BayplanError ``storage-unreachable``."""
         file.seek(0)
+        where = self._where(key)
         if size <= PART:
             body = file.read(size)
-            self._asked("take an object", lambda: self._client.put_object(**where, Body=body, IfNoneMatch="*"))
+            self._ended(
+                key, size, "take an object", lambda: self._client.put_object(**where, Body=body, IfNoneMatch="*")
+            )
             return
         upload = self._asked("begin an upload", lambda: self._client.create_multipart_upload(**where))["UploadId"]
         try:
@@ -74,38 +122,71 @@ class Bucket:
                     ),
                 )
                 parts.append({"PartNumber": number, "ETag": said["ETag"]})
-            self._asked(
+            self._ended(
+                key,
+                size,
                 "end an upload",
                 lambda: self._client.complete_multipart_upload(
                     **where, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
                 ),
             )
         except BaseException:
-            with suppress(BayplanError):  # parts that stay are the bucket's lifecycle rule's to remove
+            with suppress(BayplanError):  # what stays is swept
                 self._asked("end", lambda: self._client.abort_multipart_upload(**where, UploadId=upload))
             raise
 
-    def stream(self, key: str, start: int) -> Any:
-        """The object's bytes from ``start`` on, as the SDK's stream."""
-        where = {"Bucket": self._name, "Key": self._prefix + key}
-        return self._asked("give an object", lambda: self._client.get_object(**where, Range=f"bytes={start}-")["Body"])
+    def _ended(self, key: str, size: int, what: str, work: Callable[[], object]) -> None:
+        """The last step of writing an object, which may have been done by a try whose answer was lost."""
+        try:
+            self._asked(what, work)
+        except BayplanError as error:
+            if not _status(error.__cause__) or self._size(key) != size:
+                raise
 
-    def objects(self) -> Iterator[tuple[str, float]]:
-        """(key, when it was written in Unix seconds) of all objects."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=self._prefix)
-        for page in self._asked("list its objects", lambda: list(pages)):
+    def stream(self, key: str, start: int, *, hasty: bool = False) -> Any:
+        """The object's bytes from ``start`` on, as the SDK's stream; ``hasty`` where somebody else can be asked."""
+        range = f"bytes={start}-"
+        return self._asked(
+            "give an object", lambda: self._speaker(hasty=hasty).get_object(**self._where(key), Range=range)["Body"]
+        )
+
+    def objects(self, under: str) -> Iterator[tuple[str, float]]:
+        """(key, when it was written in Unix seconds) of the objects whose keys begin with ``under``."""
+        for page in self._pages("list_objects_v2", under):
             for one in page.get("Contents", ()):
                 yield one["Key"][len(self._prefix) :], one["LastModified"].timestamp()
 
+    def _pages(self, operation: str, under: str) -> list[Any]:
+        return self._asked(
+            "list its objects",
+            lambda: list(
+                self._client.get_paginator(operation).paginate(Bucket=self._name, Prefix=self._prefix + under)
+            ),
+        )
+
     def delete(self, keys: list[str]) -> None:
+        """Remove objects; one that is not there is no error. Raises BayplanError ``storage-unreachable``."""
         for start in range(0, len(keys), 1000):
             objects = [{"Key": self._prefix + key} for key in keys[start : start + 1000]]
-            self._asked(
+            said = self._asked(
                 "delete objects",
                 lambda objects=objects: self._client.delete_objects(  # type: ignore[misc]
                     Bucket=self._name, Delete={"Objects": objects, "Quiet": True}
                 ),
             )
+            if said.get("Errors"):
+                raise _failed("delete objects", OSError(said["Errors"][0].get("Message", "")))
+
+    def end_uploads(self, under: str, before: float) -> None:
+        """Give up uploads in parts whose keys begin with ``under`` and that began ``before`` then (Unix seconds)."""
+        for page in self._pages("list_multipart_uploads", under):
+            for one in page.get("Uploads", ()):
+                if one["Key"].startswith(self._prefix + under) and one["Initiated"].timestamp() < before:
+                    named = {"Bucket": self._name, "Key": one["Key"], "UploadId": one["UploadId"]}
+                    self._asked(
+                        "end an upload",
+                        lambda named=named: self._client.abort_multipart_upload(**named),  # type: ignore[misc]
+                    )
 
 
 class ObjectReader(io.RawIOBase):
@@ -151,11 +232,14 @@ class ObjectReader(io.RawIOBase):
         if self._at >= self.length or not most:
             return b""
         failure: Exception | None = None
-        for number in range(_TRIES * len(self._buckets)):
+        # Those that answer first. Only who is the last hope is waited for.
+        buckets = sorted(self._buckets, key=lambda bucket: bucket.away)
+        for number in range(_TRIES * len(buckets)):
+            bucket = buckets[number % len(buckets)]
             try:
                 if self._stream is None or self._stands != self._at:
                     self._drop()
-                    self._stream = self._buckets[number % len(self._buckets)].stream(self._key, self._at)
+                    self._stream = bucket.stream(self._key, self._at, hasty=number + 1 < len(buckets))
                     self._stands = self._at
                 piece: bytes = self._stream.read(min(most, self.length - self._at))
                 if piece:

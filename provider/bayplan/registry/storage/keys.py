@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import os
 import re
 import stat
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from bayplan.errors import BayplanError, Where
+from bayplan.oci.store import sync_folder
 
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([A-Za-z0-9+/]{43}=)")
 _REMEMBERED = 1000
+_REMEMBERED_FOR = 300.0  # seconds: so long does a key that KMS does not give any more still open what was opened lately
 _SECONDS = 10
+_ATTEMPTS = 2
 
 
 def _unknown(id: str) -> BayplanError:
@@ -38,15 +43,15 @@ class FileKeys:
         self._path = path
         self._keys: dict[str, bytes] = {}
         try:
-            info = path.stat()
-            if stat.S_IMODE(info.st_mode) & 0o077:
-                raise BayplanError(
-                    "bad-key-file",
-                    "others than its owner may read the key file",
-                    where=Where(str(path)),
-                    hint=f"chmod 600 {path}",
-                )
-            text = path.read_text(encoding="ascii")
+            with path.open(encoding="ascii") as file:
+                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    raise BayplanError(
+                        "bad-key-file",
+                        "others than its owner may read the key file",
+                        where=Where(str(path)),
+                        hint=f"chmod 600 {path}",
+                    )
+                text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
             raise BayplanError("bad-key-file", f"the key file cannot be read: {why}", where=Where(str(path))) from None
@@ -109,10 +114,14 @@ def add_key(path: Path, id: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    sync_folder(path.parent)
 
 
 class KmsKeys:
     """A key of AWS KMS: GenerateDataKey and Decrypt, with an encryption context that names what it is for.
+
+    What a data key was wrapped with is noted as KMS names it, by the key's ARN: where the settings name an alias, that may be
+    turned to another key (KMS's manual rotation), and what was sealed before is still read.
 
     ``settings``: ``key`` (id, ARN or alias), and where KMS is (``region``, ``endpoint``, ``profile``).
     """
@@ -120,53 +129,55 @@ class KmsKeys:
     def __init__(self, settings: dict[str, Any], context: str) -> None:
         self._settings = settings
         self._context = {"bayplan:storage": context}
-        self._known: OrderedDict[bytes, bytes] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._guard = threading.Lock()
         self._client: Any = None
 
     def current(self) -> str:
-        return str(self._settings["key"])
+        return self.new()[1]  # asked of KMS, which knows what an alias means now
 
     def new(self) -> tuple[bytes, str, bytes]:
-        said = self._ask("generate_data_key", KeyId=self.current(), KeySpec="AES_256", EncryptionContext=self._context)
-        return self._remember(said["CiphertextBlob"], said["Plaintext"]), self.current(), said["CiphertextBlob"]
+        said = self._ask("generate_data_key", KeySpec="AES_256", **self._with(self._settings["key"]))
+        key, wrapped = bytes(said["Plaintext"]), bytes(said["CiphertextBlob"])
+        self._remember(wrapped, key)
+        return key, said["KeyId"], wrapped
 
     def wrap(self, key: bytes) -> tuple[str, bytes]:
-        said = self._ask("encrypt", KeyId=self.current(), Plaintext=key, EncryptionContext=self._context)
-        return self.current(), bytes(self._remember_as(said["CiphertextBlob"], key))
+        said = self._ask("encrypt", Plaintext=key, **self._with(self._settings["key"]))
+        return said["KeyId"], bytes(said["CiphertextBlob"])
 
     def unwrap(self, id: str, wrapped: bytes) -> bytes:
         with self._guard:
-            if wrapped in self._known:
+            when, key = self._known.get(wrapped, (-math.inf, b""))
+            if when > time.monotonic() - _REMEMBERED_FOR:
                 self._known.move_to_end(wrapped)
-                return self._known[wrapped]
-        said = self._ask("decrypt", KeyId=id, CiphertextBlob=wrapped, EncryptionContext=self._context)
-        return self._remember(wrapped, said["Plaintext"])
+                return key
+        said = self._ask("decrypt", CiphertextBlob=wrapped, **self._with(id))
+        self._remember(wrapped, bytes(said["Plaintext"]))
+        return bytes(said["Plaintext"])
 
-    def _remember(self, wrapped: bytes, key: bytes) -> bytes:
-        self._remember_as(wrapped, key)
-        return key
+    def _with(self, id: str) -> dict[str, Any]:
+        return {"KeyId": id, "EncryptionContext": self._context}
 
-    def _remember_as(self, wrapped: bytes, key: bytes) -> bytes:
+    def _remember(self, wrapped: bytes, key: bytes) -> None:
         with self._guard:
-            self._known[wrapped] = key
+            self._known[wrapped] = (time.monotonic(), key)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        return wrapped
 
     def _ask(self, operation: str, **parameters: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             if self._client is None:
-                self._client = aws_client("kms", self._settings, _SECONDS)
+                self._client = aws_client("kms", self._settings, _SECONDS, _ATTEMPTS)
             return getattr(self._client, operation)(**parameters)
         except (BotoCoreError, ClientError, binascii.Error) as error:
             raise BayplanError("sealing-key", f"AWS KMS does not give a key: {error}") from None
 
 
-def aws_client(service: str, settings: dict[str, Any], seconds: float) -> Any:
-    """A client for ``service`` by ``region``, ``endpoint`` and ``profile`` of the settings."""
+def aws_client(service: str, settings: dict[str, Any], seconds: float, attempts: int) -> Any:
+    """A client for ``service`` by ``region``, ``endpoint`` and ``profile`` of the settings; each wait lasts at most ``seconds``."""
     import boto3
     from botocore.config import Config
 
@@ -174,7 +185,7 @@ def aws_client(service: str, settings: dict[str, Any], seconds: float) -> Any:
     limits = Config(
         connect_timeout=seconds,
         read_timeout=seconds,
-        retries={"total_max_attempts": 4, "mode": "standard"},
+        retries={"total_max_attempts": attempts, "mode": "standard"},
         max_pool_connections=32,
     )
     return session.client(service, endpoint_url=settings.get("endpoint"), config=limits)

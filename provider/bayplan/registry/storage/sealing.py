@@ -2,9 +2,9 @@
 
 A blob has a data key of its own (256 bits), which stands wrapped in its head. The content is AES-256-GCM in chunks of 64 KiB; a
 chunk's nonce is its number and whether it is the last (the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár, 2015), so
-that none can be changed, moved, repeated, left out or cut off unnoticed. The head is bound to the blob's digest under the data
-key: a sealed file is worth nothing under another name. The head can be written anew with the key wrapped by another one (rotation);
-the body stays.
+that none can be changed, moved, repeated, left out or cut off unnoticed. The head is bound to the blob's digest and size under the
+data key: a sealed file is worth nothing under another name, and one of another length is not even opened. The head can be written
+anew with the key wrapped by another one (rotation); the body stays.
 
     magic  key id (u16 length, bytes)  wrapped key (u16 length, bytes)  binding (32 bytes)  chunks
 """
@@ -83,9 +83,9 @@ def read_head(file: BinaryIO) -> Head:
     return Head(id, wrapped, binding, at + _BINDING)
 
 
-def binding(key: bytes, digest: Digest) -> bytes:
-    """What binds a data key to the blob that it is for."""
-    return hmac.digest(key, b"bayplan blob " + str(digest).encode(), "sha256")
+def binding(key: bytes, digest: Digest, size: int) -> bytes:
+    """What binds a data key to the blob that it is for, of ``size`` bytes in clear."""
+    return hmac.digest(key, f"bayplan blob {digest} of {size}".encode(), "sha256")
 
 
 def damaged(why: str) -> BayplanError:
@@ -141,10 +141,10 @@ class Opened(io.RawIOBase):
         try:
             head = read_head(raw)
             key = unwrap(head.id, head.wrapped)
-            if not hmac.compare_digest(binding(key, digest), head.binding):
-                raise damaged("it is the content of another digest")
             self._start = head.size
             self.length = clear_size(sealed, head.size)
+            if not hmac.compare_digest(binding(key, digest, self.length), head.binding):
+                raise damaged("it is the content of another digest, or not all of it")
         except BaseException:
             raw.close()
             raise

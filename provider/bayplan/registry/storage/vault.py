@@ -3,7 +3,8 @@
 It is the root's kind of store in a folder of its own, so that leases, touching, commits by rename and collections are the same. What
 differs is a blob's file: sealed (:mod:`.sealing`), or a stub that says under which key of the bucket the bytes lie. The object is
 written before its stub, and removed after it: what a crash leaves is an object without a stub, which :meth:`Vault.sweep` takes
-once it is old enough to be nobody's upload.
+once it is old enough to be nobody's upload. A vault's objects begin with a name of its own, so that vaults, registries and whoever
+else may share a bucket.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
+from bayplan.oci.lease import locked_file
 from bayplan.oci.root import Root
 from bayplan.oci.store import BlobWriter, Store, no_blob, sync_folder
 from bayplan.records import dataclass
@@ -41,6 +43,25 @@ class Stub:
         return json.dumps({"key": self.key, "size": self.size, "stored": self.stored}).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class DraftFile:
+    """A file that is being made at ``path``."""
+
+    path: Path
+    file: BinaryIO
+
+    def settle(self, target: Path, tick: int | None = None) -> None:
+        """Durable, closed to writing, and under its name; with ``tick`` as the time of its last touch."""
+        self.file.flush()
+        descriptor = self.file.fileno()
+        os.fsync(descriptor)
+        if tick is not None:
+            os.utime(descriptor, ns=(tick, tick))
+        os.fchmod(descriptor, 0o400)
+        self.path.replace(target)
+        sync_folder(target.parent)
+
+
 class Vault(Store):
     """``keys`` None: in clear; ``bucket`` None: on this file system; ``second``: a bucket that holds everything, too."""
 
@@ -52,6 +73,7 @@ class Vault(Store):
         self.bucket = bucket
         self.second = second
         self._pending = folder / "second-pending"
+        self._own = folder / "objects"
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -99,21 +121,52 @@ class Vault(Store):
         """Bring a finished file into the bucket; the stub for it. ``size`` in clear."""
         assert self.bucket is not None
         stored = file.seek(0, os.SEEK_END)
-        stub = Stub(f"{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/{uuid.uuid4().hex}", size, stored)
+        key = f"{self._name()}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/{uuid.uuid4().hex}"
+        stub = Stub(key, size, stored)
         self.bucket.put(stub.key, file, stored)
         if self.second is not None:
             try:
+                if self.second.away:
+                    raise BayplanError("storage-unreachable", "the second bucket did not answer a moment ago")
                 self.second.put(stub.key, file, stored)
             except BayplanError:
                 self._owe(stub)
         return stub
 
+    def _name(self) -> str:
+        """What the keys of this vault's objects begin with: made once, by whoever comes first."""
+        while True:
+            with suppress(FileNotFoundError):
+                return self._own.read_text(encoding="ascii")
+            with self._draft() as draft:
+                draft.file.write(uuid.uuid4().hex.encode())
+                draft.file.flush()
+                os.fsync(draft.file.fileno())
+                with suppress(FileExistsError):
+                    os.link(draft.path, self._own)
+            sync_folder(self._own.parent)
+
+    @contextmanager
+    def _draft(self) -> Iterator[DraftFile]:
+        """A file in the making that no collection takes; gone at the end of the block, if it was not renamed."""
+        path = self.ensure().incoming / f"{os.getpid()}-{uuid.uuid4().hex}"
+        with os.fdopen(locked_file(path), "w+b") as file:
+            try:
+                yield DraftFile(path, file)
+            finally:
+                path.unlink(missing_ok=True)
+
     def _owe(self, stub: Stub) -> None:
         """Note that the second bucket lacks an object; :meth:`settle` brings it."""
         self._pending.mkdir(exist_ok=True, mode=0o700)
-        path = self._pending / stub.key.rpartition("/")[2]
-        path.write_bytes(stub.to_bytes())
-        sync_folder(self._pending)
+        with self._draft() as draft:
+            draft.file.write(stub.to_bytes())
+            draft.settle(self._pending / stub.key.rpartition("/")[2])
+        sync_folder(self._pending.parent)
+
+    def owed(self) -> int:
+        """How many objects the second bucket lacks."""
+        return sum(1 for _ in self._pending.iterdir()) if self._pending.is_dir() else 0
 
     def settle(self) -> int:
         """Bring the second bucket what it lacks; how many objects. Raises BayplanError ``storage-unreachable``."""
@@ -122,63 +175,62 @@ class Vault(Store):
         done = 0
         for path in sorted(self._pending.iterdir()):
             stub = Stub(**json.loads(path.read_bytes()))
-            reader = cast("BinaryIO", ObjectReader([self.bucket], stub.key, stub.stored))
-            with reader:
-                self.second.put(stub.key, reader, stub.stored)
-            path.unlink()
-            done += 1
+            if self.bucket.has(stub.key):  # or it was garbage, and is swept
+                with cast("BinaryIO", ObjectReader([self.bucket], stub.key, stub.stored)) as reader:
+                    self.second.put(stub.key, reader, stub.stored)
+                done += 1
+            path.unlink(missing_ok=True)
         return done
 
     # -- keys and garbage ----------------------------------------------------------------------------------------------
 
     def rekey(self) -> int:
         """Wrap the data keys of all blobs with the current key; how many had another one. The content is not sealed anew."""
-        if self.keys is None:
+        blobs = [digest for digest, _ in self.blobs()]
+        if self.keys is None or not blobs:
             return 0
+        current = self.keys.current()
         done = 0
-        for digest in [digest for digest, _ in self.blobs()]:
+        for digest in blobs:
             with self.lease():
-                done += self.touch(digest) and self._rekey(digest, self.keys)
+                done += self.touch(digest) and self._rekey(digest, self.keys, current)
         return done
 
-    def _rekey(self, digest: Digest, keys: Keyring) -> bool:
+    def _rekey(self, digest: Digest, keys: Keyring, current: str) -> bool:
         raw, stored = self._raw(digest)
         with raw:
             head = read_head(raw)
-            if head.id == keys.current():
+            if head.id == current:
                 return False
             id, wrapped = keys.wrap(keys.unwrap(head.id, head.wrapped))
             raw.seek(head.size)
-            draft = self.incoming / f"{os.getpid()}-{uuid.uuid4().hex}"
-            with draft.open("x+b") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(head_bytes(id, wrapped, head.binding))
+            with self._draft() as draft:
+                draft.file.write(head_bytes(id, wrapped, head.binding))
                 while piece := raw.read(_PIECE):
-                    file.write(piece)
+                    draft.file.write(piece)
                 if self.bucket is not None:
-                    stub = self.place(digest, file, clear_size(stored, head.size))
-                    file.seek(0)
-                    file.truncate()
-                    file.write(stub.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-                target = self.path(digest)
-                info = target.stat()
-                os.utime(file.fileno(), ns=(info.st_atime_ns, info.st_mtime_ns))
-                os.fchmod(file.fileno(), 0o400)
-            draft.replace(target)
-            sync_folder(target.parent)
+                    draft.file.flush()
+                    stub = self.place(digest, draft.file, clear_size(stored, head.size))
+                    draft.file.seek(0)
+                    draft.file.truncate()
+                    draft.file.write(stub.to_bytes())
+                with self.leases.touching() as tick:  # who touched the blob meanwhile has a lower one
+                    draft.settle(self.path(digest), tick)
         return True
 
     def sweep(self, age: float = _ORPHANS_AGE) -> int:
-        """Remove objects of the bucket that no stub names and that are older than ``age`` seconds; how many."""
+        """Remove objects of this vault that no stub names and that are older than ``age`` seconds, and parts of uploads that nobody
+        ended; how many objects. Raises BayplanError ``storage-unreachable``."""
         if self.bucket is None:
             return 0
         known = set(self._keys_here())
+        before = time.time() - age
+        under = self._name() + "/"
         gone = 0
         for bucket in filter(None, (self.bucket, self.second)):
-            old = [key for key, when in bucket.objects() if key not in known and when < time.time() - age]
+            old = [key for key, when in bucket.objects(under) if key not in known and when < before]
             bucket.delete(old)
+            bucket.end_uploads(under, before)
             gone += len(old)
         return gone
 
@@ -215,7 +267,7 @@ class VaultWriter(BlobWriter):
         if self._sealer is not None:
             self._put(self._sealer.last())
             self._file.seek(0)
-            self._put(head_bytes(self._id, self._wrapped, binding(self._key, digest)))
+            self._put(head_bytes(self._id, self._wrapped, binding(self._key, digest, self.offset)))
         if self._vault.bucket is not None:
             stub = self._vault.place(digest, cast("BinaryIO", self._file), self.offset)
             self._file.seek(0)

@@ -66,6 +66,10 @@ def settle(registry: Registry, placing: Placing) -> None:
     what cannot be used: better now than with the first push."""
     name, said = described(placing)
     before = registry.document("", DEFAULT)
+    for there, text in registry.documents("", PREFIX):
+        reached = json.dumps(_reached(json.loads(text), placing))
+        if reached != text:
+            registry.set_document("", there, reached)
     if name:
         registry.set_document("", PREFIX + name, json.dumps(said))
         vault = registry.vault(name)
@@ -80,6 +84,26 @@ def settle(registry: Registry, placing: Placing) -> None:
     )
     if registry.document("", KMS) != kms:
         registry.set_document("", KMS, kms)
+
+
+def _reached(said: dict[str, Any], placing: Placing) -> dict[str, Any]:
+    """A vault's description with its bucket, key file and KMS reached as the configuration says now."""
+    now = dict(said)
+    bucket = placing.bucket
+    if bucket is not None and "bucket" in said and _place(bucket) == _place(said["bucket"]):
+        now["bucket"] = dict(bucket)
+        now.pop("second", None)
+        if placing.second is not None:
+            now["second"] = dict(placing.second)
+    if placing.kms is not None and "kms" in said:
+        now["kms"] = {**placing.kms, "key": said["kms"]["key"]}
+    if placing.key_file is not None and "key_file" in said:
+        now["key_file"] = str(placing.key_file)
+    return now
+
+
+def _place(bucket: Mapping[str, Any]) -> tuple[str, str]:
+    return bucket["bucket"], bucket.get("prefix", "")
 
 
 def under_kms(registry: Registry, key: str | None) -> str | None:
