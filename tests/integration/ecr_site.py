@@ -8,7 +8,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,13 @@ def _fits(value: Any, shape: Any, path: str) -> None:
 
 
 @contextlib.contextmanager
-def ecr(folder: Path, anonymous: Anonymous = Anonymous.NONE, **more: Any) -> Iterator[EcrSite]:
-    """A registry in ``folder``; ``more`` are further settings of its server."""
+def ecr(
+    folder: Path, anonymous: Anonymous = Anonymous.NONE, expected: Collection[str] = (), **more: Any
+) -> Iterator[EcrSite]:
+    """A registry in ``folder``; ``more`` are further settings of its server, ``expected`` codes of what may fail within it."""
     root = Root.at(folder).ensure()
-    with serving(root, Settings(**{"listen": "127.0.0.1:0", "anonymous": anonymous, **more})) as address:
+    settings = Settings(**{"listen": "127.0.0.1:0", "anonymous": anonymous, **more})
+    with serving(root, settings, expected=expected) as address:
         yield EcrSite(root, address)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import ssl
 import threading
 import time
 import urllib.error
@@ -25,12 +27,15 @@ from bayplan.oci.root import Root
 from bayplan.oci.store import Store
 from bayplan.registry.access.guard import Anonymous
 from bayplan.registry.client import RegistryClient
+from bayplan.registry.configuration import Tls
 from bayplan.registry.registry import Registry
 from bayplan.registry.storage.bucket import PART, Bucket
 from bayplan.registry.storage.keys import FileKeys, KmsKeys, add_key
-from bayplan.registry.storage.sealing import read_head
+from bayplan.registry.storage.sealing import CHUNK, TAG, read_head
 from bayplan.registry.storage.vault import Vault
 from bayplan.registry.storage.vaults import Placing
+
+ANYBODY = ssl._create_unverified_context()
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +74,19 @@ def parts_left(aws: str, bucket: dict[str, Any]) -> list[Any]:
     return list(found.get("Uploads", []))
 
 
-def blob(site: EcrSite, repository: str, data: bytes) -> bytes:
-    url = f"http://{site.address}/v2/{repository}/blobs/{digest_of(data)}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+def blob(site: EcrSite, repository: str, data: bytes, part: str = "bytes=0-", scheme: str = "http") -> bytes:
+    url = f"{scheme}://{site.address}/v2/{repository}/blobs/{digest_of(data)}"
+    request = urllib.request.Request(url, headers={"Range": part})
+    with urllib.request.urlopen(request, timeout=30, context=ANYBODY) as answer:
         return bytes(answer.read())
 
 
-def push_blob(site: EcrSite, repository: str, data: bytes) -> tuple[int, dict[str, Any]]:
+def push_blob(site: EcrSite, repository: str, data: bytes, scheme: str = "http") -> tuple[int, dict[str, Any]]:
     """A single POST of a blob: status, document."""
-    url = f"http://{site.address}/v2/{repository}/blobs/uploads/?digest={digest_of(data)}"
+    url = f"{scheme}://{site.address}/v2/{repository}/blobs/uploads/?digest={digest_of(data)}"
+    request = urllib.request.Request(url, data, method="POST")
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, method="POST"), timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=ANYBODY) as answer:
             return answer.status, {}
     except urllib.error.HTTPError as error:
         with error:
@@ -148,7 +155,8 @@ def test_a_part_that_breaks_off_is_sent_again(
 def test_a_push_is_told_that_the_bucket_is_away(
     tmp_path: Path, aws: str, bucket: dict[str, Any], proxy: Proxy, trouble: str
 ) -> None:
-    with ecr(tmp_path / "root", Anonymous.PUSH, placing=Placing({**bucket, "endpoint": proxy.url})) as site:
+    placing = Placing({**bucket, "endpoint": proxy.url})
+    with ecr(tmp_path / "root", Anonymous.PUSH, ["storage-unreachable"], placing=placing) as site:
         assert push_blob(site, "app", b"first")[0] == 201
         setattr(proxy, trouble, True)
         status, said = push_blob(site, "app", b"second")
@@ -244,7 +252,7 @@ def test_an_alias_may_be_turned_to_another_key(tmp_path: Path, aws: str, monkeyp
     heads = {digest: read_head(vault.path(digest).open("rb")).id for digest in (before, fresh)}
     assert heads == {before: old, fresh: new}
     assert (vault.rekey(), vault.rekey()) == (1, 0)
-    kms.disable_key(KeyId=old)
+    assert read_head(vault.path(before).open("rb")).id == new
     assert Vault(tmp_path / "vault", KmsKeys(settings, "here")).read(before) == b"content"
     with pytest.raises(BayplanError) as caught:
         Vault(tmp_path / "vault", KmsKeys(settings, "elsewhere")).read(before)
@@ -258,7 +266,7 @@ def test_a_kms_that_is_silent_keeps_nobody_else_waiting(
     monkeypatch.setattr("bayplan.registry.storage.keys._SECONDS", 2)
     key = client("kms", aws).create_key()["KeyMetadata"]["Arn"]
     there = {"key": key, "endpoint": proxy.url, "region": "us-east-1"}
-    with ecr(tmp_path / "root", Anonymous.PUSH, placing=Placing(kms=there)) as site:
+    with ecr(tmp_path / "root", Anonymous.PUSH, ["sealing-key"], placing=Placing(kms=there)) as site:
         account = site.client()
         account.create_repository(repositoryName="sealed", encryptionConfiguration={"encryptionType": "KMS"})
         account.create_repository(repositoryName="clear")
@@ -328,3 +336,42 @@ def test_keys_are_rotated_under_a_running_server_beside_collections(tmp_path: Pa
         assert isinstance(FileKeys(keys), FileKeys)
         assert all(blob(site, "app", word) == word for word in words)
         registry.close()
+
+
+# -- what lies there -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_damaged_blob_is_never_given_out_whole(tmp_path: Path, scheme: str) -> None:
+    """Damage that is met before the answer begins is an error, later a connection that breaks; nobody is left waiting."""
+    keys = tmp_path / "keys"
+    add_key(keys, "first")
+    data = os.urandom(40 * CHUNK)
+    placing, tls = Placing(key_file=keys), Tls() if scheme == "https" else None
+    with ecr(tmp_path / "root", Anonymous.PUSH, ["blob-damaged"], placing=placing, tls=tls) as site:
+        assert push_blob(site, "app", data, scheme)[0] == 201
+        path = vault_of(tmp_path / "root", "app").path(digest_of(data))
+        sealed = path.read_bytes()
+        path.chmod(0o600)
+        for chunk, begins in ((0, False), (35, True)):
+            broken = bytearray(sealed)
+            broken[-(40 - chunk) * (CHUNK + TAG)] ^= 1
+            path.write_bytes(broken)
+            began = time.monotonic()
+            if begins:
+                with pytest.raises((http.client.IncompleteRead, ConnectionError, TimeoutError)):
+                    blob(site, "app", data, scheme=scheme)
+                assert blob(site, "app", data, "bytes=0-99", scheme) == data[:100]
+            else:
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    blob(site, "app", data, scheme=scheme)
+                assert caught.value.code == 500
+                caught.value.close()
+            assert time.monotonic() - began < 5
+        path.write_bytes(sealed[: -2 * (CHUNK + TAG)])
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            blob(site, "app", data, "bytes=0-99", scheme)
+        assert caught.value.code == 500, "it is cut, though not where it is asked for"
+        caught.value.close()
+        path.write_bytes(sealed)
+        assert blob(site, "app", data, scheme=scheme) == data

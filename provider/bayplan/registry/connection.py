@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
+from bayplan.errors import BayplanError
 from bayplan.records import dataclass
 from bayplan.registry.exchange import (
     PIECE,
@@ -337,6 +338,9 @@ class Connection(asyncio.BufferedProtocol):
                     self._transport.close()
                     return
                 self._transport.resume_reading()
+        except BayplanError as error:  # a blob that could not be read to its end
+            self._loop.call_exception_handler({"message": "a blob broke off", "exception": error, "protocol": self})
+            self._transport.abort()
         except (OSError, TimeoutError):
             self._transport.abort()
         finally:

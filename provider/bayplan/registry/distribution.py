@@ -42,6 +42,7 @@ from bayplan.registry.ranges import served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
 from bayplan.registry.routes import PATHS, action_of, asked, within_scope
 from bayplan.registry.rules import note_pull, setting
+from bayplan.registry.storage import prepared
 from bayplan.registry.storage_class import require_active
 from bayplan.registry.templates import Purpose, find, make
 from bayplan.registry.uploads import Upload, Uploads
@@ -336,12 +337,12 @@ class Distribution:
         if part is not None:
             status, start, count = HTTPStatus.PARTIAL_CONTENT, part.start, len(part)
             headers.append(("Content-Range", f"bytes {part.start}-{part.stop - 1}/{size}"))
-        file = await self._run(self._open, name, wanted)
+        file = await self._run(self._open, name, wanted, start)
         return Response(status, tuple(headers), FileSlice(file, start, count))
 
-    def _open(self, name: str, digest: Any) -> Any:
+    def _open(self, name: str, digest: Any, start: int) -> Any:
         try:
-            return self._registry.storage(name).open(digest)
+            return prepared(self._registry.storage(name).open(digest), start)
         except BayplanError as error:
             if error.code != "no-blob":
                 raise

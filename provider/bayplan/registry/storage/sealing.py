@@ -168,32 +168,33 @@ class Opened(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def prepare(self, start: int) -> None:
+        """Have the chunk of ``start`` opened. Raises BayplanError ``blob-damaged``, ``storage-unreachable``."""
+        self._load(min(start // CHUNK, self._last))
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if self._at >= self.length:
-            if self.length == 0:
-                self._load(0)  # an empty blob has a chunk that says so
-            return 0
-        self._load(self._at // CHUNK)
-        start = self._at % CHUNK
-        piece = self._clear[start : start + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
+        done = 0
+        for piece in self._pieces(len(buffer)):
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+        return done
 
     def read(self, size: int = -1) -> bytes:
         """Like a buffered file: all that is asked for, as far as there is so much."""
-        wanted = self.length - self._at if size < 0 else min(size, max(0, self.length - self._at))
+        return b"".join(self._pieces(self.length if size < 0 else size))
+
+    def _pieces(self, most: int) -> Iterator[bytes]:
+        """The next ``most`` bytes, or as many as there are."""
         if self.length == 0:
-            self._load(0)
-        pieces = []
+            self._load(0)  # an empty blob has a chunk that says so
+        wanted = min(most, max(0, self.length - self._at))
         while wanted > 0:
             self._load(self._at // CHUNK)
             start = self._at % CHUNK
             piece = self._clear[start : start + wanted]
-            pieces.append(piece)
             self._at += len(piece)
             wanted -= len(piece)
-        return b"".join(pieces)
+            yield piece
 
     def _load(self, number: int) -> None:
         if number == self._chunk:
