@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
@@ -37,7 +38,7 @@ from bayplan.registry.exchange import (
     Response,
     head,
 )
-from bayplan.registry.sending import Sending
+from bayplan.registry.sending import Sending, pieces
 
 _FEED = 256 << 10
 _SLICE = 4 << 20  # bytes of a file between two looks at the clock
@@ -405,8 +406,13 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(text)
         part, done = response.body, 0
         number = _number(part.file)
-        # What is no file of the system, such as a sealed blob, is read and sent; so is what comes behind a head that waits itself.
-        while done < part.size and (number is None or self._transport.get_write_buffer_size()):
+        if number is None:  # no file of the system, such as a sealed blob
+            async with aclosing(pieces(part.file, part.offset, part.size, self._limits.send_seconds)) as read:
+                async for piece in read:
+                    self._transport.write(piece)
+                    await self._drained()
+            return part.size
+        while done < part.size and self._transport.get_write_buffer_size():  # it comes behind a head that waits itself
             count = min(_SLICE, part.size - done)
             if self._transport.is_closing():
                 raise PeerGone("the client went away")
@@ -415,7 +421,7 @@ class Connection(asyncio.BufferedProtocol):
             if moved != count:
                 raise OSError("a blob ended before its size")
             done += moved
-        if number is not None and done < part.size:
+        if done < part.size:
             await self._send_file(number, part.offset + done, part.size - done)
         return part.size
 

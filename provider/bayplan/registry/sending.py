@@ -1,4 +1,4 @@
-"""A part of a file on its way to a peer, by sendfile(2).
+"""A part of a blob on its way to a peer: by sendfile(2) where it lies in a file of the system, otherwise in pieces.
 
 ``loop.sendfile`` registers with the selector anew for each piece, which for a fast peer is half of what a blob costs. Here the
 socket is watched once for the whole of it, by a descriptor of its own, since the first belongs to its transport.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import AsyncGenerator
+from typing import BinaryIO
 
+_PIECE = 256 << 10  # bytes
 _SLICE = 4 << 20  # bytes of one call, after which others get their turn
 
 
@@ -72,3 +75,30 @@ class Sending:
             self._timer = self._loop.call_at(self._deadline, self._ring)
         else:
             self.fail(TimeoutError("the peer takes nothing"))
+
+
+async def pieces(file: BinaryIO, offset: int, size: int, seconds: float) -> AsyncGenerator[bytes, None]:
+    """``size`` bytes of ``file`` from ``offset``, read in other threads: each piece while the one before it is sent.
+
+    ``loop.sendfile`` reads such a file, too, but 16 KiB at a time. Raises TimeoutError where a piece takes ``seconds``, OSError where
+    the file ends early, and what reading it raises. Nothing reads the file any more when this ends.
+    """
+    loop = asyncio.get_running_loop()
+    file.seek(offset)
+    sizes = [min(_PIECE, size - at) for at in range(0, size, _PIECE)]
+    ahead: asyncio.Future[bytes] | None = None
+    try:
+        for number, length in enumerate(sizes):
+            ahead = ahead or loop.run_in_executor(None, file.read, length)
+            async with asyncio.timeout(seconds):
+                piece = await asyncio.shield(ahead)
+            ahead = None
+            if len(piece) != length:
+                raise OSError("a blob ended before its size")
+            if number + 1 < len(sizes):
+                ahead = loop.run_in_executor(None, file.read, sizes[number + 1])
+            yield piece
+    finally:
+        if ahead is not None:
+            await asyncio.wait([ahead])
+            ahead.cancelled() or ahead.exception()  # nobody asks for it any more
