@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from bayplan.registry.client import RegistryClient
 from bayplan.registry.registry import Registry
 from bayplan.registry.storage.bucket import PART
 from bayplan.registry.storage.keys import add_key
+from bayplan.registry.storage.sealing import read_head
 from bayplan.registry.storage.vaults import Placing
 
 WORD = b"a word that nobody reads on the disk " * 100
@@ -163,6 +166,34 @@ def test_a_repository_under_kms(tmp_path: Path, aws: str, monkeypatch: pytest.Mo
     assert not on_disk(tmp_path / "root")
     with ecr(tmp_path / "bare") as site, refused("KmsException"):
         site.client().create_repository(repositoryName="app", encryptionConfiguration=wanted)
+
+
+def test_keys_are_rotated_by_the_command_line(tmp_path: Path) -> None:
+    """A server that runs on takes the new key; once all is rewrapped, the old one can be taken out."""
+
+    def bayplan(*words: str) -> Any:
+        command = [sys.executable, "-m", "bayplan.cli.main", "registry", *words, "--json"]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60).stdout)
+
+    keys, root = tmp_path / "keys", tmp_path / "root"
+    bayplan("key-file", str(keys), "--id", "old")
+    with ecr(root, Anonymous.PULL, placing=Placing(key_file=keys)) as site:
+        account = site.client()
+        account.create_repository(repositoryName="app")
+        put_layers(account, "app", [WORD], "v1")
+        assert bayplan("key-file", str(keys), "--id", "new")["id"] == "new"
+        put_layers(account, "app", [WORD * 2], "v2")
+        registry = Registry(site.root)
+        heads = [read_head(registry.storage("app").path(digest_of(word)).open("rb")).id for word in (WORD, WORD * 2)]
+        registry.close()
+        assert heads == ["old", "new"]
+        rewrapped = [bayplan("rekey", "--root", str(root))["rekeyed"] for _ in range(2)]
+        assert rewrapped[0] >= 2, "a layer and a manifest at least"
+        assert rewrapped[1] == 0
+        keys.write_text(keys.read_text().splitlines()[0] + "\n")
+        assert [blob(site, "app", digest_of(word)) for word in (WORD, WORD * 2)] == [WORD, WORD * 2]
+        assert ask(site, "GET", "/v2/app/manifests/v1")[0] == 200
+    assert not on_disk(root)
 
 
 # -- in a bucket ---------------------------------------------------------------------------------------------------

@@ -87,6 +87,20 @@ def test_what_was_changed_is_refused(tmp_path: Path, size: int, data: st.DataObj
     path.unlink()
 
 
+@pytest.mark.parametrize("size", [3 * CHUNK, 3 * CHUNK + 7])
+def test_a_file_of_another_length_is_not_opened_wherever_it_is_asked_for(tmp_path: Path, size: int) -> None:
+    store = vault(tmp_path)
+    digest = put(store, os.urandom(size))
+    path = store.path(digest)
+    sealed = path.read_bytes()
+    path.chmod(0o600)
+    for chunks in (1, 2):  # cut where a chunk ends: what is left of it would open
+        path.write_bytes(sealed[: read_head(path.open("rb")).size + chunks * (CHUNK + TAG)])
+        with pytest.raises(BayplanError, match="not all of it"):
+            store.open(digest)
+        path.write_bytes(sealed)
+
+
 def test_a_sealed_file_is_worth_nothing_under_another_name(tmp_path: Path) -> None:
     store = vault(tmp_path)
     first, second = put(store, b"first"), put(store, b"other")
