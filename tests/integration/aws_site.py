@@ -76,6 +76,7 @@ class Proxy:
         self.refuse_then = False  # from that on
         self.lose_answers: set[int] = set()  # numbers of the answers, from 1 on, that never come; whole requests do
         self._answered = 0
+        self.gets = 0  # requests with this method that came
         self._mute: list[socket.socket] = []
         self._ended = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -107,6 +108,7 @@ class Proxy:
             while data := source.recv(65536):
                 if self.refuse or self.silent:
                     break
+                self.gets += not answers and data.startswith(b"GET ")
                 if not answers and self.lose_after is not None:
                     self.lose_after -= len(data)
                     if self.lose_after <= 0:

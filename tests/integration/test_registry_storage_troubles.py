@@ -233,6 +233,25 @@ def test_a_bucket_that_was_away_a_moment_ago_is_not_asked_first(
     assert time.monotonic() - began < 1.0, "none of them waited for the first bucket"
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_blob_that_is_read_from_its_start_is_one_request(
+    tmp_path: Path, bucket: dict[str, Any], proxy: Proxy, sealed: bool
+) -> None:
+    add_key(tmp_path / "keys", "first")
+    keys = FileKeys(tmp_path / "keys") if sealed else None
+    vault = Vault(tmp_path / "vault", keys, Bucket({**bucket, "endpoint": proxy.url}))
+    for size in (0, 500, CHUNK, 5 * CHUNK + 7):
+        content = os.urandom(size)
+        digest = vault.put(content)
+        proxy.gets = 0
+        with vault.open(digest) as file:
+            assert file.read() == content
+        assert proxy.gets == (1 if size or sealed else 0)
+        with vault.open(digest) as file:
+            file.seek(size // 2)
+            assert file.read(10) == content[size // 2 :][:10]
+
+
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 

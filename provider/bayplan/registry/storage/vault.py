@@ -98,7 +98,10 @@ class Vault(Store):
         if self.bucket is not None:
             stub = self._stub(digest)
             buckets = [self.bucket, *([self.second] if self.second is not None else [])]
-            return cast("BinaryIO", ObjectReader(buckets, stub.key, stub.stored)), stub.stored
+            reader = ObjectReader(buckets, stub.key, stub.stored)
+            if self.keys is not None:
+                reader.prepare(0)  # the head, and mostly what is read next, in one request
+            return cast("BinaryIO", reader), stub.stored
         file = super().open(digest)
         return file, os.fstat(file.fileno()).st_size
 
@@ -124,13 +127,8 @@ class Vault(Store):
         key = f"{self._name()}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/{uuid.uuid4().hex}"
         stub = Stub(key, size, stored)
         self.bucket.put(stub.key, file, stored)
-        if self.second is not None:
-            try:
-                if self.second.away:
-                    raise BayplanError("storage-unreachable", "the second bucket did not answer a moment ago")
-                self.second.put(stub.key, file, stored)
-            except BayplanError:
-                self._owe(stub)
+        if self.second is not None and not _taken(self.second, stub, file):
+            self._owe(stub)
         return stub
 
     def _name(self) -> str:
@@ -238,6 +236,17 @@ class Vault(Store):
         for digest, _ in self.blobs():
             with suppress(BayplanError):
                 yield self._stub(digest).key
+
+
+def _taken(second: Bucket, stub: Stub, file: BinaryIO) -> bool:
+    """Whether a second bucket took an object; one that did not answer a moment ago is not waited for."""
+    if second.away:
+        return False
+    try:
+        second.put(stub.key, file, stub.stored)
+    except BayplanError:
+        return False
+    return True
 
 
 class VaultWriter(BlobWriter):
