@@ -61,6 +61,12 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
+SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 79\r\nConnection: close\r\n\r\n"
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>"
+)
+
+
 class Proxy:
     """A TCP proxy before ``target`` that can be told to refuse, to fall silent, to lose answers, or to break after so many bytes."""
 
@@ -76,6 +82,7 @@ class Proxy:
         self.refuse_then = False  # from that on
         self.lose_answers: set[int] = set()  # numbers of the answers, from 1 on, that never come; whole requests do
         self._answered = 0
+        self.slow_down = 0  # requests that are answered 503 in S3's words
         self.gets = 0  # requests with this method that came
         self._mute: list[socket.socket] = []
         self._ended = False
@@ -109,6 +116,10 @@ class Proxy:
                 if self.refuse or self.silent:
                     break
                 self.gets += not answers and data.startswith(b"GET ")
+                if not answers and self.slow_down and b" HTTP/1.1\r\n" in data[:2000]:
+                    self.slow_down -= 1
+                    source.sendall(SLOW_DOWN)
+                    break
                 if not answers and self.lose_after is not None:
                     self.lose_after -= len(data)
                     if self.lose_after <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.client
 import json
 import os
@@ -169,6 +170,36 @@ def test_a_push_is_told_that_the_bucket_is_away(
         assert blob(site, "app", b"first") == b"first"
     vault = vault_of(tmp_path / "root", "app")
     assert list(vault.incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1000, PART + 1000])
+def test_a_bucket_that_asks_to_slow_down_is_asked_again(
+    tmp_path: Path, aws: str, bucket: dict[str, Any], proxy: Proxy, size: int
+) -> None:
+    vault = Vault(tmp_path / "vault", None, Bucket({**bucket, "endpoint": proxy.url}))
+    vault.put(b"first")
+    content = os.urandom(size)
+    proxy.slow_down = 2
+    digest = vault.put(content)
+    assert proxy.slow_down == 0
+    proxy.slow_down = 2
+    assert vault.read(digest, 2 * PART) == content
+    proxy.slow_down = 1000
+    with pytest.raises(BayplanError) as caught:
+        vault.put(b"second")
+    assert caught.value.code == "storage-unreachable"
+    assert "SlowDown" in caught.value.message
+    proxy.slow_down = 0
+    assert parts_left(aws, bucket) == []
+    assert vault.put(b"second") == Digest.of(b"second")
+
+
+def test_a_vault_that_many_begin_at_once_has_one_name(tmp_path: Path, aws: str, bucket: dict[str, Any]) -> None:
+    vaults = [Vault(tmp_path / "vault", None, Bucket(bucket)) for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: vaults[number].put(str(number).encode()), range(8)))
+    assert len(names(aws, bucket)) == 8
+    assert len({name.split("/")[1] for name in names(aws, bucket)}) == 1
 
 
 def vault_of(root: Path, repository: str) -> Vault:

@@ -141,7 +141,7 @@ class Bucket:
         try:
             self._asked(what, work)
         except BayplanError as error:
-            if not _status(error.__cause__) or self._size(key) != size:
+            if not 400 <= _status(error.__cause__) < 500 or self._size(key) != size:
                 raise
 
     def stream(self, key: str, start: int, *, hasty: bool = False) -> Any:
