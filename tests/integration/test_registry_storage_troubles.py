@@ -164,7 +164,10 @@ def test_a_push_is_told_that_the_bucket_is_away(
         assert status == 503, said
         assert said["errors"][0]["code"] == "UNAVAILABLE"
         assert ask(site, "HEAD", f"/v2/app/blobs/{digest_of(b'second')}")[0] == 404
-        assert ask(site, "GET", f"/v2/app/blobs/{digest_of(b'first')}")[0] == 503
+        for _ in range(3):
+            began = time.monotonic()
+            assert ask(site, "GET", f"/v2/app/blobs/{digest_of(b'first')}")[0] == 503
+            assert time.monotonic() - began < 2, "one try: it did not answer a moment ago"
         setattr(proxy, trouble, False)
         assert push_blob(site, "app", b"second")[0] == 201
         assert blob(site, "app", b"first") == b"first"

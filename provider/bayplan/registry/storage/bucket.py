@@ -75,7 +75,9 @@ class Bucket:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return work()
+            said = work()
+            self._away_until = 0.0
+            return said
         except ClientError as error:
             if _status(error) >= 500:
                 self.missed()
@@ -245,14 +247,15 @@ class ObjectReader(io.RawIOBase):
             self._at += len(piece)
             return piece
         failure: Exception | None = None
-        # Those that answer first. Only who is the last hope is waited for.
+        # Those that answer first. Only who is the last hope is waited for, unless it did not answer a moment ago: a server has not
+        # so many threads that all of them may wait for a bucket that is away.
         buckets = sorted(self._buckets, key=lambda bucket: bucket.away)
         for number in range(_TRIES * len(buckets)):
             bucket = buckets[number % len(buckets)]
             try:
                 if self._stream is None or self._stands != self._at:
                     self._drop()
-                    self._stream = bucket.stream(self._key, self._at, hasty=number + 1 < len(buckets))
+                    self._stream = bucket.stream(self._key, self._at, hasty=bucket.away or number + 1 < len(buckets))
                     self._stands = self._at
                 piece = bytes(self._stream.read(min(most, self.length - self._at)))
                 if piece:
@@ -260,6 +263,10 @@ class ObjectReader(io.RawIOBase):
                     self._stands = self._at
                     return piece
                 failure = EOFError("it ended early")
+            except BayplanError as error:
+                failure = error
+                if number + 1 >= len(buckets):
+                    break  # each was asked, as often as the SDK asks
             except Exception as error:  # noqa: BLE001  (whatever broke the line: the next try is somewhere else)
                 failure = error
             self._drop()
