@@ -171,6 +171,32 @@ def test_a_bearer_token_is_fetched_for_the_scope_that_is_named(site: Site, tmp_p
     assert site.ask("GET", f"{path}?scope={asked['scope']}", Authorization="Basic YWRhOndyb25n")[0] == 401
 
 
+def test_a_blob_is_mounted_only_from_where_a_token_lets_read(site: Site, tmp_path: Path) -> None:
+    """Who names the source is told the scope that he lacks; who names none gets an upload as if nobody had the blob."""
+    users = tmp_path / "users"
+    users.write_text("ada:" + bcrypt.hashpw(b"engine", bcrypt.gensalt(5)).decode() + "\n")
+    site.start(htpasswd={"file": str(users), "allow": "push"}, challenge="bearer")
+    basic = "Basic YWRhOmVuZ2luZQ=="  # ada:engine
+
+    def bearer(*scopes: str) -> str:
+        query = "&".join(f"scope={scope}" for scope in scopes)
+        return "Bearer " + json.loads(site.ask("GET", f"/token?{query}", Authorization=basic)[2])["token"]
+
+    blob = os.urandom(1000)
+    url = f"/v2/source/blobs/uploads/?digest={digest_of(blob)}"
+    assert site.ask("POST", url, blob, Authorization=bearer("repository:source:pull,push"))[0] == 201
+    mount = f"/v2/target/blobs/uploads/?mount={digest_of(blob)}"
+    narrow = bearer("repository:target:pull,push")
+    status, headers, _ = site.ask("POST", f"{mount}&from=source", b"", Authorization=narrow)
+    assert status == 401
+    assert "repository:source:pull" in headers["www-authenticate"]
+    assert site.ask("POST", mount, b"", Authorization=narrow)[0] == 202
+    assert site.ask("HEAD", f"/v2/target/blobs/{digest_of(blob)}", Authorization=narrow)[0] == 404
+    wide = bearer("repository:target:pull,push", "repository:source:pull")
+    assert site.ask("POST", mount, b"", Authorization=wide)[0] == 201
+    assert site.ask("GET", f"/v2/target/blobs/{digest_of(blob)}", Authorization=narrow)[2] == blob
+
+
 def test_an_address_that_asks_too_often_is_told_to_wait(site: Site) -> None:
     site.start(anonymous="pull", limits={"requests_per_second": 1, "burst": 5})
     answers = [site.ask("GET", "/v2/") for _ in range(8)]

@@ -1,7 +1,7 @@
 """How fast one address may go: token buckets, for requests and for wrong passwords.
 
-A bucket holds ``burst`` tokens and gets ``rate`` new ones a second; each request takes one. Addresses are forgotten when their
-bucket is full again, and the least recent when there are too many, so that nobody fills the memory by having many addresses.
+A bucket holds ``burst`` tokens and gets ``rate`` new ones a second; each request takes one. Where there are too many addresses, the
+one that took a token longest ago is forgotten, so that nobody fills the memory by having many addresses.
 """
 
 from __future__ import annotations
