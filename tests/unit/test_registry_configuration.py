@@ -113,6 +113,47 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert found[1].hint == "did you mean 'anonymous'?"
 
 
+Place = tuple[str | int, ...]
+
+
+def _places(schema: Any, place: Place = ()) -> list[tuple[Place, Any]]:
+    """(place, schema) of everything that may stand in the file."""
+    inner = [((*place, name), one) for name, one in schema.get("properties", {}).items()]
+    inner += [((*place, 0), schema["items"])] if "items" in schema else []
+    return [(place, schema), *(pair for path, one in inner for pair in _places(one, path))]
+
+
+def _written(place: Place, value: Any) -> tuple[str, int]:
+    """A file with ``value`` at a place, each step on a line of its own; the line of the last."""
+    opened = [("[" if isinstance(step, int) else f"{{{json.dumps(step)}:") for step in place]
+    closed = ["]" if isinstance(step, int) else "}" for step in reversed(place)]
+    line = len(place) + (1 if place and isinstance(place[-1], int) else 0)  # an item has no key: its place is its own
+    return "\n".join([*opened, json.dumps(value), *closed]) + "\n", line
+
+
+@pytest.mark.parametrize(("place", "schema"), [pair for pair in _places(SCHEMA) if pair[0]])
+def test_what_is_of_another_type_is_told_where_it_stands(tmp_path: Path, place: Place, schema: Any) -> None:
+    text, line = _written(place, 7 if schema["type"] in ("object", "array", "string") else "seven")
+    name = ".".join(map(str, place))
+    (found,) = [
+        one for one in told(tmp_path, text) if one.message.startswith(f"{name}: ") and "missing" not in one.message
+    ]
+    assert found.where is not None
+    assert found.where.line == line
+    quoted = schema["type"] == "string" and "enum" not in schema
+    assert found.hint == ("write it in quotes" if quoted else "")
+
+
+@pytest.mark.parametrize("place", [place for place, schema in _places(SCHEMA) if schema["type"] == "object"])
+def test_a_key_that_is_unknown_is_told_in_every_section(tmp_path: Path, place: Place) -> None:
+    text, line = _written((*place, "nonsense"), 1)
+    name = ".".join(map(str, (*place, "nonsense")))
+    (found,) = [one for one in told(tmp_path, text) if one.message == f"unknown key '{name}'"]
+    assert found.where is not None
+    assert found.where.line == line
+    assert found.hint
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(BayplanError, match="cannot be read"):
         read(tmp_path / "absent")

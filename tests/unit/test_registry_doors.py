@@ -155,6 +155,28 @@ def test_a_certificate_of_its_own_is_kept_and_made_again_for_a_new_name(tmp_path
     assert context.cert_store_stats()["x509_ca"] == 1, "it is its own authority"
 
 
+@pytest.mark.parametrize("broken", ["other key", "empty key", "no key", "no certificate", "half a certificate"])
+def test_a_certificate_of_its_own_that_broke_is_made_again(tmp_path: Path, broken: str) -> None:
+    root = Root.at(tmp_path / "root").ensure()
+    own = certificate_for(root, Tls(), "127.0.0.1")
+    before = own.certificate.read_bytes()
+    if broken == "other key":  # what a stop between the writing of the two files leaves
+        other = certificate_for(Root.at(tmp_path / "other").ensure(), Tls(), "127.0.0.1")
+        own.key.write_bytes(other.key.read_bytes())
+    elif broken == "empty key":
+        own.key.write_bytes(b"")
+    elif broken == "no key":
+        own.key.unlink()
+    elif broken == "no certificate":
+        own.certificate.unlink()
+    else:
+        own.certificate.write_bytes(before[: len(before) // 2])
+    again = certificate_for(root, Tls(), "127.0.0.1")
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(again.certificate, again.key)
+    assert again.certificate.read_bytes() != before
+    assert again.key.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_given_certificate_has_to_serve(tmp_path: Path) -> None:
     root = Root.at(tmp_path / "root").ensure()
     own = certificate_for(root, Tls(), "127.0.0.1")

@@ -297,6 +297,8 @@ class _Document:
         if error.validator == "enum":
             return [self.error(f"{name}: {shown} is none of {', '.join(error.validator_value)}", place)]
         if error.validator == "type":
+            if "enum" in error.schema:
+                return []  # told by what it may be
             text = error.validator_value == "string" and not isinstance(error.instance, list | dict)
             hint = "write it in quotes" if text else ""
             return [self.error(f"{name}: {shown} is not {_TYPES[error.validator_value]}", place, hint)]
