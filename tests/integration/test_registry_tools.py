@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bcrypt
 import pytest
 from go_tools import go_tool
 from registry_processes import archive, image, serving
@@ -15,6 +16,8 @@ from registry_processes import archive, image, serving
 from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
 from bayplan.oci.store import Store
+from bayplan.registry.access.guard import Anonymous
+from bayplan.registry.configuration import Challenge, Htpasswd, Settings, Tls
 from bayplan.registry.registry import Registry
 
 SECONDS = 120
@@ -170,6 +173,38 @@ def test_cosign_signs_and_verifies(root: Root, pushed: Digest, tmp_path: Path) -
         old = ("--use-signing-config=false", "--new-bundle-format=false", "--tlog-upload=false")
         cosign("sign", "--key", "cosign.key", *old, "--allow-http-registry", "-y", name, **secret)
         assert pushed in cosign(*verify, "--new-bundle-format=false")
+
+
+@pytest.mark.parametrize("challenge", list(Challenge))
+def test_logins_with_a_password_over_tls(root: Root, pushed: Digest, tmp_path: Path, challenge: Challenge) -> None:
+    """Each client keeps the login as it does; with ``bearer`` it fetches tokens for it, for two repositories in a copy."""
+    crane, regctl, oras = (Tool(name, tmp_path / name) for name in ("crane", "regctl", "oras"))
+    users = tmp_path / "users"
+    users.write_text("ada:" + bcrypt.hashpw(b"engine", bcrypt.gensalt(5)).decode() + "\n")
+    door = Htpasswd(users, Anonymous.PUSH)
+    with serving(root, Settings(listen="127.0.0.1:0", tls=Tls(), htpasswd=door, challenge=challenge)) as address:
+        name, trusted = f"{address}/team/app:1", str(root.path / "registry/tls/registry.crt")
+        known = {"SSL_CERT_FILE": trusted}
+        crane("digest", name, code=1, **known)
+        crane("auth", "login", address, "-u", "ada", "-p", "wrong")
+        crane("digest", name, code=1, **known)
+        crane("auth", "login", address, "-u", "ada", "-p", "engine")
+        crane("digest", name, code=1)  # whose certificate is that?
+        crane("copy", name, f"{address}/by/crane:1", **known)
+        crane("pull", name, "image.tar", **known)
+        regctl(
+            "registry", "set", "--cacert", Path(trusted).read_text(), address, code=1
+        )  # kept, but it is not let in yet
+        regctl("image", "digest", name, code=1)
+        regctl("registry", "login", "-u", "ada", "-p", "engine", address)
+        regctl("image", "copy", name, f"{address}/by/regctl:1")
+        oras("copy", "--from-ca-file", trusted, "--to-ca-file", trusted, name, f"{address}/by/oras:1", code=1)
+        oras("login", "--ca-file", trusted, "-u", "ada", "-p", "engine", address)
+        oras("copy", "--from-ca-file", trusted, "--to-ca-file", trusted, name, f"{address}/by/oras:1")
+        assert sorted(crane("catalog", address, **known).split()) == ["by/crane", "by/oras", "by/regctl", "team/app"]
+    registry = Registry(root)
+    assert {registry.resolve(f"by/{tool}", "1").digest for tool in ("crane", "regctl", "oras")} == {pushed}
+    registry.close()
 
 
 _WITH_THE_NAME_OF_ECR = """
