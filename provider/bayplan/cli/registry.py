@@ -98,9 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    from bayplan.cli.registry_settings import read
     from bayplan.records import replace
     from bayplan.registry.access.guard import Anonymous
-    from bayplan.registry.configuration import LogFormat, Logging, Settings, Tls, read
+    from bayplan.registry.configuration import LogFormat, Logging, Settings, Tls
 
     settings = read(Path(arguments.config)) if arguments.config else Settings()
     if arguments.listen is not None:

@@ -71,7 +71,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Handshake(self, request: Any, context: Any) -> Any:
         if request.engine_address:
             self._talk = Talk(request.engine_address)
-        return provider_pb2.ProviderHandshakeResponse(accept_secrets=True, supports_autonaming_configuration=True)
+        return provider_pb2.ProviderHandshakeResponse(accept_secrets=True)
 
     def Attach(self, request: Any, context: Any) -> Any:
         self._talk = Talk(request.address)
@@ -131,9 +131,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         self._kept.clear()
         places = {name: given.get(name) for name in ("root", "state")}
         self._works = Works(_where(places, self._folder))
-        return provider_pb2.ConfigureResponse(
-            acceptSecrets=True, supportsPreview=True, supports_autonaming_configuration=True
-        )
+        return provider_pb2.ConfigureResponse(acceptSecrets=True, supportsPreview=True)
 
     @property
     def works(self) -> Works:

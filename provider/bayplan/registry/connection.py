@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -25,8 +24,8 @@ from urllib.parse import unquote
 
 from bayplan.errors import BayplanError
 from bayplan.records import dataclass
+from bayplan.registry import memory
 from bayplan.registry.exchange import (
-    PIECE,
     Access,
     Application,
     BodyTooLarge,
@@ -40,9 +39,7 @@ from bayplan.registry.exchange import (
 )
 from bayplan.registry.sending import Sending, pieces
 
-_FEED = 256 << 10
 _SLICE = 4 << 20  # bytes of a file between two looks at the clock
-_SPARES = 8  # pieces of bodies that are kept for the next one
 _LINGER_BYTES = 32 << 20
 _LINGER_SECONDS = 10.0
 
@@ -89,7 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._live = live
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._feed = _feed()
+        self._feed = memory.feed()
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._body: Incoming | None = None  # of the request whose body is arriving
@@ -197,11 +194,7 @@ class Connection(asyncio.BufferedProtocol):
         self._new_parser()
 
     def _next_piece(self) -> None:
-        # Memory that is in the processor's reach already costs half of what fresh memory does.
-        memory = (
-            _spare.pop() if _spare and self._left > _FEED else bytearray(PIECE if self._left > _FEED else self._left)
-        )
-        self._piece = memoryview(memory)[: self._left]
+        self._piece = memory.piece(self._left)
         self._filled = 0
 
     def _end_body(self) -> None:
@@ -247,7 +240,7 @@ class Connection(asyncio.BufferedProtocol):
         if "://" in path.partition("?")[0]:  # the absolute form that a proxy's client sends
             path = "/" + path.partition("://")[2].partition("/")[2]
         expects = headers.get("expect", "").lower() == "100-continue"
-        body = Incoming(length, self._flow, self._go_on if expects else _nothing, _keep)
+        body = Incoming(length, self._flow, self._go_on if expects else _nothing, memory.take_back)
         request = Request(self._parser.get_method().decode("latin-1"), unquote(path), query, headers, body, self._peer)
         options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
         keep = "close" not in options if self._parser.get_http_version() == "1.1" else "keep-alive" in options
@@ -470,33 +463,12 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
 
-#: Pieces of bodies that were written away, of all connections.
-_spare: list[bytearray] = []
-
-
-def _keep(piece: memoryview) -> None:
-    memory = piece.obj
-    if isinstance(memory, bytearray) and len(memory) == PIECE and len(_spare) < _SPARES:
-        _spare.append(memory)
-
-
 def _number(file: BinaryIO) -> int | None:
     """The descriptor of a file that has one."""
     try:
         return file.fileno()
     except OSError:
         return None
-
-
-_local = threading.local()
-
-
-def _feed() -> memoryview:
-    """Where heads are received to: one buffer for all connections of a loop, since the parser keeps nothing of it."""
-    found: memoryview | None = getattr(_local, "feed", None)
-    if found is None:
-        found = _local.feed = memoryview(bytearray(_FEED))
-    return found
 
 
 def _nothing() -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from bayplan.errors import BayplanError
 from bayplan.oci.digest import Digest
 from bayplan.oci.root import Root
-from bayplan.oci.store import BlobWriter, Collected, Store
+from bayplan.oci.store import Collected, Store
 from bayplan.records import replace
-from bayplan.registry import contents, ledger
+from bayplan.registry import contents, ledger, trees
 from bayplan.registry.contents import Contents
 from bayplan.registry.database import Database
 from bayplan.registry.faults import Fault, RegistryError
@@ -46,11 +46,9 @@ if TYPE_CHECKING:
 UPLOAD_GRACE = 24 * 3600.0  # seconds that a blob is kept without a manifest
 MOST_TAGS_AT_ONCE = 100
 _EVERYTHING = -1  # SQLite's LIMIT for "no limit"
-_DEEPEST_INDEX = 8
 _PULL_SECONDS = 3600.0  # between two records of a manifest's pulls
 
 
-_PIECE = 1 << 20
 _VAULT, _DEFAULT_VAULT = "vault/", "vault-default"  # documents; bayplan.registry.storage.vaults writes them
 
 
@@ -126,7 +124,7 @@ class Registry:
             self.store.touch(digest)
             return
         with vault.lease():
-            _copy_tree(vault, self.store, digest)
+            trees.copy_tree(vault, self.store, digest)
 
     # -- repositories ----------------------------------------------------------------------------------------------
 
@@ -274,8 +272,8 @@ class Registry:
         parsed = contents.read(content, media_type)
         store = self.storage(repository)
         with store.lease():
-            digest = _keep(store, content, claimed)
-            sizes = _sizes(store, parsed, always=link)
+            digest = trees.keep(store, content, claimed)
+            sizes = trees.sizes(store, parsed, always=link)
             now = time.time()
 
             def record(db: ledger.Connection) -> None:
@@ -300,9 +298,11 @@ class Registry:
             found: dict[Digest, tuple[Contents, int]] = {}
             self._gather(digest, found, 0)
             if store is not self.store:
-                _copy_tree(self.store, store, digest)
+                trees.copy_tree(self.store, store, digest)
             sizes = {
-                name: size for parsed, _ in found.values() for name, size in _sizes(store, parsed, always=True).items()
+                name: size
+                for parsed, _ in found.values()
+                for name, size in trees.sizes(store, parsed, always=True).items()
             }
             now = time.time()
 
@@ -433,8 +433,8 @@ class Registry:
     def _gather(self, digest: Digest, found: dict[Digest, tuple[Contents, int]], depth: int) -> None:
         if digest in found:
             return
-        if depth > _DEEPEST_INDEX:
-            raise RegistryError(Fault.MANIFEST_INVALID, f"indexes are nested more than {_DEEPEST_INDEX} deep")
+        if depth > trees.DEEPEST_INDEX:
+            raise RegistryError(Fault.MANIFEST_INVALID, f"indexes are nested more than {trees.DEEPEST_INDEX} deep")
         self.store.touch(digest)  # before it is read: what is read then stays until the lease ends
         content = self.store.read(digest, contents.MANIFEST_LIMIT)
         parsed = contents.read(content)
@@ -446,40 +446,6 @@ class Registry:
     def _link(self, repository: str, digest: Digest, size: int) -> None:
         now = time.time()
         self._database.write(lambda db: ledger.insert_blob(db, ledger.repository_id(db, repository), digest, size, now))
-
-
-def _keep(store: Store, content: bytes, claimed: Digest | None) -> Digest:
-    with store.writer(claimed.algorithm if claimed else "sha256") as writer:
-        writer.write(content)
-        return commit(writer, claimed)
-
-
-def _sizes(store: Store, parsed: Contents, *, always: bool) -> dict[Digest, int]:
-    """Touch a manifest's blobs so that no collection takes them before the row stands; their sizes."""
-    sizes: dict[Digest, int] = {}
-    for child in (*parsed.blobs, *parsed.manifests):
-        if store.touch(child.digest) and always:
-            sizes[child.digest] = store.size(child.digest)
-    return sizes
-
-
-def _copy_tree(source: Store, target: Store, digest: Digest) -> None:
-    """Have a manifest and all that it leads to in another store; both are under a lease. What ``source`` lacks is left out."""
-    source.touch(digest)
-    content = source.read(digest, contents.MANIFEST_LIMIT)
-    parsed = contents.read(content)
-    for child in parsed.manifests:
-        if source.has(child.digest):
-            _copy_tree(source, target, child.digest)
-    for child in parsed.blobs:
-        if not target.touch(child.digest) and source.touch(child.digest):
-            with source.open(child.digest) as file, target.writer(child.digest.algorithm) as writer:
-                while piece := file.read(_PIECE):
-                    writer.write(piece)
-                writer.commit(child.digest)
-    with target.writer(digest.algorithm) as writer:
-        writer.write(content)
-        writer.commit(digest)
 
 
 def _placed(db: ledger.Connection, made: Repository) -> Repository:
@@ -500,13 +466,3 @@ def _checked(tags: Mapping[str, str]) -> dict[str, str]:
             f"a repository has at most {MOST_RESOURCE_TAGS} tags, of keys up to 128 and values up to 256 characters",
         )
     return dict(tags)
-
-
-def commit(writer: BlobWriter, digest: Digest | None) -> Digest:
-    """Commit a blob, with the store's refusal of wrong bytes in this core's words (``invalid-digest``)."""
-    try:
-        return writer.commit(digest)
-    except BayplanError as error:
-        if error.code != "digest-mismatch":
-            raise
-        raise RegistryError(Fault.DIGEST_INVALID, error.message) from None

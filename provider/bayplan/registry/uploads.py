@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from bayplan.oci.digest import Digest
 from bayplan.oci.store import BlobWriter, Store
 from bayplan.registry.faults import Fault, RegistryError
-from bayplan.registry.registry import Registry, commit
+from bayplan.registry.registry import Registry
+from bayplan.registry.trees import commit
 
 _PIECE = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

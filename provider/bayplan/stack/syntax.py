@@ -50,7 +50,7 @@ _PROBLEMS: dict[str, tuple[str, str, str]] = {
     "did not find expected hexdecimal number": ("bad-escape", "a character's number in hexadecimal is cut short", ""),
     "found undefined tag handle": (
         "unknown-tag",
-        "tags are not used in stack files",
+        "tags are not used here",
         "quote a text that starts with `!`",
     ),
     "found incompatible YAML document": (

@@ -347,6 +347,8 @@ class Images:
         if self._store.touch(digest):
             return digest
         name = ImageName.parse(text or reference)
+        if at and self._repositories.holds(name) and self._repositories.bring(name, digest):
+            return digest
         if not at or self._repositories.holds(name):
             raise BayplanError(
                 "image-not-found", f"the image {reference} is not in the store any more", hint="plan again"

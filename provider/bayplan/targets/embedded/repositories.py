@@ -216,6 +216,17 @@ class Repositories:
                 return None
             raise
 
+    def bring(self, name: ImageName, digest: Digest) -> bool:
+        """Have an image of a repository that is kept elsewhere (sealed, in a bucket) in the store, in clear; False where it is
+        nowhere. The caller holds a lease."""
+        try:
+            self._registry.localize(name.repository, digest)
+        except BayplanError as error:
+            if error.code not in ("no-blob", "repository-unknown"):
+                raise
+            return False
+        return self._registry.store.has(digest)
+
     def push(self, name: ImageName, digest: Digest, stack: str) -> None:
         """A push within the root: one manifest write, no copy. The repository notes what its own stack pushed."""
         found = self._registry.describe(name.repository)
