@@ -19,6 +19,7 @@ CALLS = (
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
 _BEGUN = re.compile(r"(?P<pid>\d+) +(?P<text>\w+\(.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<text>.*)$")
+_CLOSING = re.compile(r"close\((\d+)")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 
@@ -50,12 +51,17 @@ class Call:
 
 
 def calls(log: Path) -> Iterator[Call]:
-    """The calls of a log of ``strace -f -xx``, in the order of their ends."""
+    """The calls of a log of ``strace -f -xx``, in the order of their ends; of ``close`` that of their beginnings, because the
+    descriptor is somebody else's before the end is told."""
     begun: dict[str, str] = {}
     for line in log.read_text().splitlines():
         started, resumed = _BEGUN.match(line), _RESUMED.match(line)
         if started:
-            begun[started["pid"]] = started["text"]
+            closing = _CLOSING.match(started["text"])
+            if closing:
+                yield Call("close", closing[1], 0)
+            else:
+                begun[started["pid"]] = started["text"]
             continue
         if resumed:
             line = f"{resumed['pid']} {begun.pop(resumed['pid'], '')}{resumed['text']}"

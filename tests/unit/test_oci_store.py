@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bayplan.errors import BayplanError
 from bayplan.oci import lease as lease_module
+from bayplan.oci import store as store_module
 from bayplan.oci.config import ImageConfig
 from bayplan.oci.descriptor import Descriptor, MediaType
 from bayplan.oci.digest import Digest
@@ -398,3 +399,23 @@ def test_what_stays_is_what_can_be_reached_from_referrers_and_touched_documents(
             store.touch(digests[one])
         store.collect([lambda: [digests[one] for one in roots]])
     assert {digest for digest, _ in store.blobs()} == {digests[one] for one in expected}
+
+
+def test_a_folder_that_somebody_made_a_moment_ago_is_made_durable_by_whoever_relies_on_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writers meet in a new folder: the second one must not count on a name that only the first has seen."""
+    folder = store.ensure().path(Digest.of(b"content")).parent
+    folder.parent.mkdir(mode=0o700)
+    folder.mkdir(mode=0o1700)  # as the first leaves it before it has synced the folder above
+    synced: list[Path] = []
+    sync = store_module.sync_folder
+
+    def noted(path: Path) -> None:
+        synced.append(path)
+        sync(path)
+
+    monkeypatch.setattr(store_module, "sync_folder", noted)
+    store.put(b"content")
+    assert synced[0] == folder.parent
+    assert folder.stat().st_mode & 0o7777 == 0o700

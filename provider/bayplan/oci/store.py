@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -83,11 +84,14 @@ class Store:
             self.root.ensure()
             leases = self.folder / "leases"
             own = (self.folder, self._blobs, self.incoming, leases, self.trash, self.layers, self.unpacking)
-            if sum(map(_made, own)):
+            unsettled = [folder for folder in own if not _settled(folder)]
+            if unsettled:
                 # A blob is only as durable as the folders above it.
                 sync_folder(self.folder)
                 sync_folder(self.root.path)
                 sync_folder(self.root.path.parent)
+                for folder in unsettled:
+                    folder.chmod(0o700)
             self._made = True
         return self
 
@@ -252,11 +256,10 @@ class BlobWriter:
         descriptor = self._file.fileno()
         os.fsync(descriptor)
         target = self._store.path(digest)
-        if not target.parent.is_dir():
-            _made(target.parent.parent)
-            _made(target.parent)
-            sync_folder(target.parent.parent)
-            sync_folder(target.parent.parent.parent)
+        for folder in (target.parent.parent, target.parent):
+            if not _settled(folder):
+                sync_folder(folder.parent)
+                folder.chmod(0o700)
         with self._store.leases.touching() as tick:
             os.utime(descriptor, ns=(tick, tick))
             self._path.rename(target)
@@ -272,13 +275,17 @@ class BlobWriter:
             self._file.close()
 
 
-def _made(folder: Path) -> bool:
-    """Whether ``folder`` had to be made: closed to others, whatever the umask."""
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    return True
+def _settled(folder: Path) -> bool:
+    """Whether a folder is there for good. One that was missing is made, closed to others, whatever the umask.
+
+    What was made bears a mark (the sticky bit) until the folder above it has been synced by somebody: two writers of one new folder
+    must both know that its name may not be durable yet.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return not folder.stat().st_mode & stat.S_ISVTX
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700 | stat.S_ISVTX)
+    return False  # made here, or by somebody else a moment ago
 
 
 def sync_folder(path: Path) -> None:
@@ -310,10 +317,10 @@ def tree_size(path: Path) -> int:
     for folder, _, files in os.walk(path):
         for name in files:
             with contextlib.suppress(FileNotFoundError):
-                stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118  (a hot loop over thousands of files)
-                if stat.st_nlink == 1 or (stat.st_dev, stat.st_ino) not in seen:
-                    seen.add((stat.st_dev, stat.st_ino))
-                    total += stat.st_blocks * 512
+                info = os.lstat(os.path.join(folder, name))  # noqa: PTH118  (a hot loop over thousands of files)
+                if info.st_nlink == 1 or (info.st_dev, info.st_ino) not in seen:
+                    seen.add((info.st_dev, info.st_ino))
+                    total += info.st_blocks * 512
     return total
 
 

@@ -40,7 +40,7 @@ from bayplan.registry.faults import Fault, RegistryError
 from bayplan.registry.model import Pushed, StoredManifest, digest_name, repository_name
 from bayplan.registry.ranges import served_range
 from bayplan.registry.registry import MOST_TAGS_AT_ONCE, Registry
-from bayplan.registry.routes import PATHS, action_of, asked, within_scope
+from bayplan.registry.routes import PATHS, action_of, parameters_of, within_scope
 from bayplan.registry.rules import note_pull, setting
 from bayplan.registry.storage import prepared
 from bayplan.registry.storage_class import require_active
@@ -96,7 +96,7 @@ class Distribution:
         match, endpoint = found
         named: dict[str, Any] = match.groupdict()
         request.notes["event"] = "CheckApiVersion" if endpoint == "root" else action_of(request.method, endpoint)[4:]
-        request.notes["parameters"] = asked(named)
+        request.notes["parameters"] = parameters_of(named)
         if "name" in named:
             repository_name(named["name"])
         handler: Callable[..., Any] | None = getattr(self, f"_{request.method.lower()}_{endpoint}", None)

@@ -62,7 +62,7 @@ def action_of(method: str, endpoint: str) -> str:
     return _ACTIONS.get((read, endpoint), "ecr:DescribeRepositories")
 
 
-def asked(named: Mapping[str, str]) -> dict[str, Any]:
+def parameters_of(named: Mapping[str, str]) -> dict[str, Any]:
     """A request in the words of ECR's API, for the audit trail."""
     found: dict[str, Any] = {"repositoryName": named["name"]} if "name" in named else {}
     reference = named.get("reference")
